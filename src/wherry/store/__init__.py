@@ -1,0 +1,1 @@
+"""What must last: metadata database, content, snapshots, leases, images, and garbage collection."""
