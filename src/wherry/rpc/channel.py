@@ -60,3 +60,16 @@ class Stub:
 
         setattr(self, name, bound)
         return bound
+
+
+def serialized(requests: Message | AsyncIterator[Message]) -> bytes | AsyncIterator[bytes]:
+    """Return a request's bytes, or an iterator over those of each request."""
+    if hasattr(requests, "SerializeToString"):
+        payload: bytes = requests.SerializeToString()
+        return payload
+
+    async def each() -> AsyncIterator[bytes]:
+        async for request in requests:
+            yield request.SerializeToString()
+
+    return each()
