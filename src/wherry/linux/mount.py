@@ -10,6 +10,7 @@ import errno
 import os
 
 from wherry.linux.libc import check, libc
+from wherry.linux.openat2 import open_in_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -392,25 +393,9 @@ def _read_only_overlay(options: Sequence[str]) -> list[str]:
     return [*result, "ro"]
 
 
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
-
-
-_SYS_OPENAT2 = 437  # the same on every architecture
-_RESOLVE_IN_ROOT = 0x10
-
-
 def _open_below(root: str, path: str) -> int:
     fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        how = _OpenHow(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT)
-        result: int = libc.syscall(
-            ctypes.c_long(_SYS_OPENAT2),
-            ctypes.c_int(fd),
-            os.fsencode(path),
-            ctypes.byref(how),
-            ctypes.c_size_t(ctypes.sizeof(how)),
-        )
-        return check(result, os.path.join(root, path.lstrip("/")))
+        return open_in_root(fd, path, os.O_PATH)
     finally:
         os.close(fd)

@@ -1,0 +1,166 @@
+"""The process that applies one layer, makes one, or copies one tree, and ends: a target of the zygote, or a program.
+
+The daemon hands over a socket, on which it gets one JSON object back, and the descriptors of the layer. What is mounted
+here is mounted in a mount namespace of this process, so whatever becomes of it, no mount stays behind.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from wherry.errors import Error, FailedPrecondition, ResourceExhausted, Unknown
+from wherry.images.apply import Applier, Overlay
+from wherry.images.archive import Writer
+from wherry.images.compression import CompressedLayer, DecompressedLayer
+from wherry.images.diff import Differ, layers, top_layer
+from wherry.images.tar import Reader, Stream
+from wherry.linux import mount, tree
+from wherry.linux.libc import check, libc
+from wherry.linux.mount import Mount
+
+_PATH = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def main(arguments: dict[str, Any], fds: list[int]) -> None:
+    """Do what `arguments["action"]` says; the answer, or the error, goes to the first descriptor.
+
+    apply: a layer read from the second descriptor, to `mounts`. Answers digest and size of the uncompressed archive.
+    diff: the layer that leads from the mounts `left` to `right`, written to the second descriptor. Answers digest and
+    size of what was written, and the digest uncompressed. copy: the directory `source` into the empty `target`.
+    """
+    try:
+        # Trees may be deep, and every level of one that is walked is open.
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        sys.setrecursionlimit(100_000)
+        answer = _ACTIONS[arguments["action"]](arguments, fds[1:])
+    except Error as error:
+        answer = {"code": error.code, "error": error.message}
+    except OSError as error:
+        failure = describe(error)
+        answer = {"code": failure.code, "error": failure.message}
+    except MemoryError:
+        answer = {"code": ResourceExhausted.code, "error": "out of memory: resource exhausted"}
+    except BaseException as error:
+        answer = {"code": Unknown.code, "error": f"{type(error).__name__}: {error}"}
+    rest = json.dumps(answer).encode()
+    while rest:
+        rest = rest[os.write(fds[0], rest) :]
+
+
+def describe(error: OSError) -> Error:
+    """Return the kind and the words for an error of the kernel's."""
+    text = (error.strerror or str(error)).lower()
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    if names:
+        text = f"{' -> '.join(names)}: {text}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceExhausted(text)
+    if error.errno == errno.EROFS:
+        return FailedPrecondition(text)
+    return Unknown(text)
+
+
+def _apply(arguments: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+    mounts = _mounts(arguments["mounts"])
+    root, overlay = _target(mounts, arguments["mount_point"])
+    directory = os.open(root, _DIRECTORY)
+    os.chroot(root)
+    os.chdir("/")
+    layer = DecompressedLayer(fds[0], compressed=arguments["compressed"])
+    try:
+        stream = Stream(layer)
+        Applier(Reader(stream), overlay).apply()
+        # The digest is that of all the bytes, also of those after the archive's end.
+        stream.drain()
+    finally:
+        layer.close()
+    if arguments["sync"]:
+        check(libc.syncfs(directory))
+    return {"digest": layer.digest, "size": layer.size}
+
+
+def _target(mounts: list[Mount], mount_point: str) -> tuple[str, Overlay | None]:
+    """Return the directory that shows what is mounted, or an overlay's upper one, and what to know of that."""
+    for each in mounts:
+        if "ro" in each.options:
+            raise FailedPrecondition(f"cannot apply a layer to a read-only mount of {each.source}")
+    directories = layers(mounts)
+    if directories is not None and mounts[0].type != "overlay":
+        return directories[0], None
+    options = mounts[0].options if mounts else []
+    user_xattrs = "userxattr" in options
+    if directories is not None:
+        if not any(option.startswith("upperdir=") for option in options):
+            raise FailedPrecondition("cannot apply a layer to an overlay without an upper directory")
+        # Privileged attributes need the initial user namespace; without them the kernel must do the overlay's part.
+        if user_xattrs or _in_initial_user_namespace():
+            lowers = [os.open(lower, _PATH) for lower in directories[1:]]
+            return directories[0], Overlay(lowers, user_xattrs=user_xattrs)
+    if not mounts:
+        raise FailedPrecondition("no mounts to apply a layer to")
+    mount.enter_private_namespace()
+    mount.mount_all(mounts, mount_point)
+    return mount_point, None
+
+
+def _in_initial_user_namespace() -> bool:
+    with open("/proc/self/uid_map") as file:
+        return file.read().split() == ["0", "0", "4294967295"]
+
+
+def _diff(arguments: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+    left, right = _mounts(arguments["left"]), _mounts(arguments["right"])
+    output = CompressedLayer(fds[0], arguments["compression"])
+    with ExitStack() as stack:
+        top = top_layer(left, right)
+        top_fd = _opened(top, stack) if top is not None else None
+        mount.enter_private_namespace()
+        old = _opened(_shown(left, arguments["mount_points"][0]), stack)
+        new = _opened(_shown(right, arguments["mount_points"][1]), stack)
+        Differ(Writer(output.write, latest=arguments["latest"])).write(old, new, top_fd)
+        output.finish()
+    return {"digest": output.digest, "size": output.size, "uncompressed": output.uncompressed}
+
+
+def _shown(mounts: list[Mount], mount_point: str) -> str:
+    """Return a directory that shows what mounts would, and mount them read-only if that is what it takes."""
+    directories = layers(mounts)
+    if directories is not None and len(directories) == 1:
+        return directories[0]
+    if mounts:
+        mount.mount_all(mount.read_only(mounts), mount_point)
+    return mount_point
+
+
+def _opened(path: str, stack: ExitStack) -> int:
+    fd = os.open(path, _DIRECTORY)
+    stack.callback(os.close, fd)
+    return fd
+
+
+def _copy(arguments: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+    tree.copy(arguments["source"], arguments["target"])
+    return {}
+
+
+def _mounts(described: list[dict[str, Any]]) -> list[Mount]:
+    return [Mount(each["type"], each["source"], each["options"], each["target"]) for each in described]
+
+
+_ACTIONS: dict[str, Callable[[dict[str, Any], list[int]], dict[str, Any]]] = {
+    "apply": _apply,
+    "diff": _diff,
+    "copy": _copy,
+}
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]), json.loads(sys.argv[2]))

@@ -1,0 +1,48 @@
+"""openat2(2): opening a path that cannot lead out of the directory it starts from, whatever links lie on its way."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from wherry.linux.libc import check, libc
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import AnyStr
+
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+_SYS_OPENAT2 = 437  # the same on every architecture
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def openat2(dir_fd: int, path: AnyStr, flags: int, mode: int = 0, resolve: int = 0) -> int:
+    """Call openat2(2) and return the descriptor. Raises OSError with the path as its file name. Linux 5.6."""
+    name = os.fsencode(path)
+    how = _OpenHow(flags, mode, resolve)
+    while True:
+        result: int = libc.syscall(
+            ctypes.c_long(_SYS_OPENAT2),
+            ctypes.c_int(dir_fd),
+            ctypes.c_char_p(name),
+            ctypes.byref(how),
+            ctypes.c_size_t(ctypes.sizeof(how)),
+        )
+        try:
+            return check(result, os.fsdecode(name))
+        except (BlockingIOError, InterruptedError):
+            # EAGAIN: a rename raced with ".." in the path; the manual page says to try again.
+            continue
+
+
+def open_in_root(root_fd: int, path: AnyStr, flags: int, mode: int = 0) -> int:
+    """Open a path as if root_fd were the root directory: absolute links and ".." stay inside it. Raises OSError."""
+    return openat2(root_fd, path, flags | os.O_CLOEXEC, mode, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
