@@ -90,8 +90,14 @@ class DecompressedLayer:
 
 def _decompressed(fd: int, compressed: bool) -> Iterator[bytes]:
     head = os.read(fd, _PIECE)
-    kind = detect(head) if compressed else NONE
-    pieces = _pieces(fd, head)
+    return decompressed(_pieces(fd, head), detect(head) if compressed else NONE)
+
+
+def decompressed(pieces: Iterator[bytes], kind: str) -> Iterator[bytes]:
+    """Yield the bytes that pieces of compressed ones stand for, some 1 MiB at a time; as they are for NONE.
+
+    Raises ArchiveError when they are damaged or end early.
+    """
     if kind == GZIP:
         return _gunzip(pieces)
     if kind == ZSTD:

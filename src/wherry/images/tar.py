@@ -163,6 +163,16 @@ class Reader:
             self._stream.copy(fd, self._take(length))
         os.ftruncate(fd, entry.size)
 
+    def read_body(self, size: int) -> bytes:
+        """Return the next bytes of the current entry's data as they stand in the archive, at most `size` of them; none
+        at their end. Raises ArchiveError if the archive ends early.
+        """
+        wanted = self._take(min(size, self._body))
+        data = self._stream.read(wanted)
+        if len(data) < wanted:
+            raise ArchiveError("unexpected end of archive")
+        return data
+
     def _take(self, size: int) -> int:
         if size > self._body:
             raise ArchiveError("sparse map exceeds the file's data")
@@ -170,7 +180,9 @@ class Reader:
         return size
 
     def _next(self) -> Entry | None:
-        self._stream.copy(None, self._body + self._padding)
+        self._stream.copy(None, self._body)
+        # Some writers (umoci insert) leave out all that should follow the last body: as in Go's reader, that is the end.
+        self._stream.read(self._padding)
         self._body = self._padding = 0
         extended: list[tuple[bytes, bytes]] = []
         long_name: bytes | None = None
