@@ -181,7 +181,7 @@ class Reader:
 
     def _next(self) -> Entry | None:
         self._stream.copy(None, self._body)
-        # Some writers (umoci insert) leave out all that should follow the last body: as in Go's reader, that is the end.
+        # Some writers (umoci insert) leave out all that should follow the last body: that is the end, as in Go.
         self._stream.read(self._padding)
         self._body = self._padding = 0
         extended: list[tuple[bytes, bytes]] = []
