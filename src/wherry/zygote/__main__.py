@@ -1,0 +1,158 @@
+"""The zygote itself: ``python -m wherry.zygote FD PADDING TARGET...``, started by wherry.zygote.client.
+
+It has one thread and no event loop. A request is one SOCK_SEQPACKET message, JSON with descriptors; so is the answer.
+
+The child is made by two forks, so that its parent is init and not the zygote: whoever asked waits for it by a pidfd,
+which is opened while the intermediate process still holds the child's place in the process table.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import gc
+import importlib
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from wherry.linux.process import die_with_parent, set_name, set_title
+
+Target = Callable[[dict[str, Any], list[int]], None]
+
+#: A request is small: paths and names.
+MAX_REQUEST = 64 << 10
+MAX_DESCRIPTORS = 16
+
+
+def main() -> None:
+    """Import the targets, say so, and fork until the other end closes."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    control.set_inheritable(False)
+    targets = {name: _import(name) for name in sys.argv[3:]}
+    set_title("wherry-zygote")
+    set_name("wherry-zygote")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Pages that no collector touches stay shared with every child.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    control.send(b'{"ready": true}')
+    while True:
+        data, ancillary, _flags, _address = control.recvmsg(MAX_REQUEST, socket.CMSG_SPACE(MAX_DESCRIPTORS * 4))
+        fds = _descriptors(ancillary)
+        if not data:
+            return
+        try:
+            answer, pidfd = _fork(control, json.loads(data), targets, fds)
+        except Exception as error:
+            answer, pidfd = {"error": f"{type(error).__name__}: {error}"}, None
+        finally:
+            for fd in fds:
+                os.close(fd)
+        passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))] if pidfd is not None else []
+        try:
+            control.sendmsg([json.dumps(answer).encode()], passed)
+        except BrokenPipeError:
+            return
+        finally:
+            if pidfd is not None:
+                os.close(pidfd)
+
+
+def _import(name: str) -> Target:
+    module, _, function = name.partition(":")
+    target: Target = getattr(importlib.import_module(module), function)
+    return target
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for level, type_, data in ancillary:
+        if level == socket.SOL_SOCKET and type_ == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return list(fds)
+
+
+def _fork(
+    control: socket.socket, request: dict[str, Any], targets: dict[str, Target], fds: list[int]
+) -> tuple[dict[str, Any], int]:
+    target = targets[request["target"]]
+    pid_read, pid_write = os.pipe()
+    go_read, go_write = os.pipe()
+    between = os.fork()
+    if between == 0:
+        # Nothing but os._exit leaves this branch.
+        try:
+            os.setsid()
+            child = os.fork()
+            if child == 0:
+                for fd in (pid_read, pid_write, go_read, go_write):
+                    os.close(fd)
+                control.close()
+                _become(request, target, fds)
+            os.write(pid_write, str(child).encode())
+            os.close(go_write)
+            os.read(go_read, 1)
+        finally:
+            os._exit(0)
+    os.close(pid_write)
+    os.close(go_read)
+    try:
+        pid = int(os.read(pid_read, 32) or 0)
+        if not pid:
+            raise OSError("the intermediate process could not fork")
+        return {"pid": pid}, os.pidfd_open(pid)
+    finally:
+        os.close(pid_read)
+        os.close(go_write)
+        os.waitpid(between, 0)
+
+
+def _become(request: dict[str, Any], target: Target, fds: list[int]) -> NoReturn:
+    """Be the child: a clean process that runs the target and ends."""
+    status = 1
+    try:
+        fds = _clean_descriptors(fds)
+        for number in range(1, signal.NSIG):
+            if number not in (signal.SIGKILL, signal.SIGSTOP):
+                try:
+                    signal.signal(number, signal.SIG_DFL)
+                except (OSError, ValueError):
+                    continue  # the C library keeps a few for itself
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        os.umask(0o022)
+        random.seed()
+        if request["title"]:
+            set_title(request["title"])
+            set_name(request["title"].partition(" ")[0])
+        gc.enable()
+        target(request["arguments"], fds)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _clean_descriptors(fds: list[int]) -> list[int]:
+    """Leave open /dev/null as stdio and the given descriptors, now 3 and up, and nothing else."""
+    lifted = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in fds]
+    null = os.open("/dev/null", os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    for number, fd in enumerate(lifted, start=3):
+        os.dup2(fd, number, inheritable=False)
+    os.closerange(3 + len(lifted), 1 << 20)
+    return list(range(3, 3 + len(lifted)))
+
+
+if __name__ == "__main__":
+    die_with_parent(signal.SIGKILL)
+    main()
