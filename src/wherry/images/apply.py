@@ -116,10 +116,18 @@ class Applier:
     def _enter_or_make(self, parent: bytes) -> None:
         os.chdir(b"/")
         rest = parent.split(b"/")[::-1]
+        missing: list[bytes] = []
         links = 0
         while rest:
             part = rest.pop()
             if part in (b"", b"."):
+                continue
+            if missing:
+                # Nothing exists below what is missing, and a link may yet lead back out of it.
+                if part == b"..":
+                    missing.pop()
+                else:
+                    missing.append(part)
                 continue
             try:
                 os.chdir(part)
@@ -134,8 +142,7 @@ class Applier:
             try:
                 target = os.readlink(part)
             except FileNotFoundError:
-                self._make_parent(part)
-                os.chdir(part)
+                missing.append(part)
             else:
                 # A link whose target does not exist yet: the directories are made where it points.
                 links += 1
@@ -144,6 +151,9 @@ class Applier:
                 if target.startswith(b"/"):
                     os.chdir(b"/")
                 rest += target.split(b"/")[::-1]
+        for part in missing:
+            self._make_parent(part)
+            os.chdir(part)
 
     def _replace_whiteout(self, part: bytes) -> bool:
         """A directory that this layer removes, then makes again without describing it: false if it did not."""
@@ -156,8 +166,9 @@ class Applier:
         return True
 
     def _make_parent(self, part: bytes) -> None:
-        """Make a directory that the archive does not describe: as it is in the lower layers, else of root's, 0755."""
+        """Make a directory that the archive does not describe: as it is in the lower layers, else 0755."""
         os.mkdir(part, 0o755)
+        os.chmod(part, 0o755)  # without the set-group-id bit, which would be inherited
         if self._overlay is None:
             return
         path = os.path.join(os.getcwdb(), part)

@@ -32,9 +32,10 @@ Spawn = Callable[[dict[str, Any], Sequence[int]], Awaitable[Child]]
 
 
 class _Subprocess:
-    def __init__(self, pid: int, pidfd: int) -> None:
-        self.pid = pid
-        self.pidfd = pidfd
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.pid = process.pid
+        self.pidfd = os.pidfd_open(process.pid)
 
 
 async def spawn_subprocess(arguments: dict[str, Any], fds: Sequence[int]) -> Child:
@@ -48,7 +49,7 @@ async def spawn_subprocess(arguments: dict[str, Any], fds: Sequence[int]) -> Chi
         pass_fds=fds,
         stdin=asyncio.subprocess.DEVNULL,
     )
-    return _Subprocess(process.pid, os.pidfd_open(process.pid))
+    return _Subprocess(process)
 
 
 def zygote_spawner(fork: Callable[..., Awaitable[Child]]) -> Spawn:
@@ -83,6 +84,8 @@ async def run(spawn: Spawn, arguments: dict[str, Any], fds: Sequence[int] = ()) 
                     _kill(child.pidfd)
                 # A killed worker may be in the kernel yet, writing: whoever cleans up after it must come second.
                 await _gone(child.pidfd)
+                if isinstance(child, _Subprocess):
+                    await child.process.wait()
         finally:
             os.close(child.pidfd)
     if not answer:
