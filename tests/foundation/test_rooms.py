@@ -37,7 +37,7 @@ MAY_IMPORT = {
         "identifiers",
         "errors",
     },
-    "client": {"api", "rpc", "ttrpc", "oci", "linux", "protobuf", "identifiers", "errors"},
+    "client": {"api", "rpc", "ttrpc", "oci", "images", "linux", "protobuf", "identifiers", "errors"},
     "cli": {"client", "protobuf", "errors"},
 }
 
