@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from typing import TypeVar, cast
+from typing import Any, TypeVar
 
 from wherry import identifiers
 from wherry.api import typeurl
 from wherry.api.runtime.linux.runctypes import runc_pb2
 from wherry.api.runtime.runc.v1 import options_pb2
 from wherry.api.types.task import task_pb2
-from wherry.api.wellknown_pb2 import Any
+from wherry.api.wellknown_pb2 import Any as AnyMessage
+from wherry.completion import run_to_completion
 from wherry.errors import AlreadyExists, NotFound
 from wherry.shim.container import Container, CreateConfig
 from wherry.shim.events import Publisher
@@ -69,7 +70,7 @@ class Core:
         self.containers.pop(id, None)
         return container.init
 
-    def exec(self, id: str, exec_id: str, spec: Any, stdio: Stdio) -> None:
+    def exec(self, id: str, exec_id: str, spec: AnyMessage, stdio: Stdio) -> None:
         """Register an exec. InvalidArgument for an id that is no identifier."""
         identifiers.validate(exec_id)
         self.container(id).add_exec(exec_id, spec.value, stdio)
@@ -82,20 +83,8 @@ class Core:
     async def flush(self) -> None:
         await self._publisher.flush(_FLUSH_TIMEOUT)
 
-    async def _whole(self, work: Coroutine[None, None, T]) -> T:
-        """Run what must not stop half-way, though its caller may go away or its deadline pass."""
-        value, error = await asyncio.shield(self._tasks.create_task(_outcome(work)))
-        if error is not None:
-            raise error
-        return cast(T, value)
-
-
-async def _outcome(work: Coroutine[None, None, T]) -> tuple[T | None, Exception | None]:
-    # A failure is the caller's: it must not end the task group that all others live in.
-    try:
-        return await work, None
-    except Exception as error:
-        return None, error
+    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+        return await run_to_completion(self._tasks, work)
 
 
 def process_details(container: Container, pids: Sequence[int], *, v1: bool) -> list[task_pb2.ProcessInfo]:

@@ -1,0 +1,1 @@
+"""Tasks: from a container's record to a shim that runs it."""

@@ -1,0 +1,401 @@
+"""The tasks of this daemon: made, found again after a restart, cleaned up after a dead shim."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+from wherry.api import typeurl
+from wherry.api.events import events_pb2
+from wherry.api.runtime.linux.runctypes import runc_pb2
+from wherry.api.runtime.runc.v1 import options_pb2
+from wherry.api.types.task import task_pb2
+from wherry.api.wellknown_pb2 import Any as AnyMessage
+from wherry.completion import run_to_completion
+from wherry.daemon.exchange import Exchange
+from wherry.daemon.runtime import bundle as bundles
+from wherry.daemon.runtime import shims
+from wherry.daemon.runtime.bundle import Bundle
+from wherry.daemon.runtime.log import ShimLog
+from wherry.daemon.runtime.shims import ShimProcess, Starter, shim_binary
+from wherry.daemon.runtime.task import CreateRequest, ExitStatus, ShimClient, V1Client, V2Client, wrap_create_error
+from wherry.errors import AlreadyExists, Error, NotFound, Unavailable
+from wherry.linux import mount, process
+from wherry.rpc.ttrpc_channel import TtrpcChannel
+from wherry.zygote.client import Zygote
+
+log = logging.getLogger(__name__)
+
+#: What a container's exit is when nobody saw it.
+_UNSEEN_EXIT = 128 + signal.SIGKILL
+
+
+class Task:
+    """A task that is registered: its bundle, its shim, and the way to talk to it."""
+
+    def __init__(
+        self, bundle: Bundle, shim: ShimProcess, channel: TtrpcChannel, client: ShimClient, shim_log: ShimLog | None
+    ) -> None:
+        self.log = shim_log
+        self.id = bundle.id
+        self.namespace = bundle.namespace
+        self.bundle = bundle
+        self.shim = shim
+        self.channel = channel
+        self.client = client
+        self.pid = 0
+        #: Set while Delete does the cleaning up, which the end of the shim would otherwise start.
+        self.deleting = False
+
+    def close(self) -> None:
+        """Close what the daemon holds of a shim that has ended."""
+        _remove_socket(self.shim)
+        self.shim.close()
+        if self.log is not None:
+            self.log.close()
+
+    @property
+    def v1(self) -> bool:
+        return self.bundle.runtime == bundles.V1
+
+
+class ShimManager:
+    """Creates tasks and keeps the list of them."""
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        state: str,
+        address: str,
+        ttrpc_address: str,
+        shims_configured: Mapping[str, str],
+        zygote: Zygote,
+        exchange: Exchange,
+        debug: bool = False,
+    ) -> None:
+        self._root = root
+        self._state = state
+        self._configured = shims_configured
+        self._starter = Starter(zygote, address, ttrpc_address, debug=debug)
+        self._exchange = exchange
+        self._tasks: dict[tuple[str, str], Task] = {}
+        self._making: set[tuple[str, str]] = set()
+        self._group: asyncio.TaskGroup
+
+    async def run(self, ready: asyncio.Event) -> None:
+        """Find the tasks of the daemon before this one, then set `ready` and watch shims until cancelled."""
+        async with asyncio.TaskGroup() as self._group:
+            await self._recover()
+            ready.set()
+            await asyncio.Event().wait()
+
+    # -- the list ---------------------------------------------------------------------------------------------------
+
+    def get(self, namespace: str, id: str) -> Task:
+        """Return a task. NotFound if there is none."""
+        try:
+            return self._tasks[namespace, id]
+        except KeyError:
+            raise NotFound(f"task {id} not found") from None
+
+    def list(self, namespace: str) -> list[Task]:
+        return [task for (owner, _id), task in self._tasks.items() if owner == namespace]
+
+    # -- create -----------------------------------------------------------------------------------------------------
+
+    async def create(self, namespace: str, id: str, runtime: str, spec: bytes, request: CreateRequest) -> Task:
+        """Make a bundle, start a shim and have it create the container; a failure leaves nothing of the three."""
+        shims.validate(id)
+        key = namespace, id
+        if key in self._tasks or key in self._making:
+            raise AlreadyExists(f"task {id}")
+        self._making.add(key)
+        try:
+            # Whoever stops waiting, the work is done or undone to its end.
+            return await run_to_completion(self._group, self._create(namespace, id, runtime, spec, request))
+        finally:
+            self._making.discard(key)
+
+    async def _create(self, namespace: str, id: str, runtime: str, spec: bytes, request: CreateRequest) -> Task:
+        binary = shim_binary(runtime, self._configured)
+        kind = bundles.V1 if runtime == bundles.V1 else bundles.V2
+        bundle = Bundle(self._state, self._root, kind, namespace, id)
+        async with AsyncExitStack() as undo:
+            bundle.create(spec)
+            undo.callback(bundle.delete)
+            task = await self._start_shim(binary, bundle, request)
+            undo.push_async_callback(self._end_shim, task)
+            try:
+                task.pid = await task.client.create(id, bundle.path, request)
+            except Error as error:
+                raise (error if task.v1 else wrap_create_error(error)) from None
+            undo.pop_all()
+        self._register(task)
+        if task.v1:
+            self._publish(task, "/tasks/create", _task_create(task, request))
+        return task
+
+    async def _start_shim(self, binary: str, bundle: Bundle, request: CreateRequest) -> Task:
+        shim_log = ShimLog(bundle) if bundle.runtime == bundles.V2 else None
+        try:
+            log_fd = shim_log.fd if shim_log is not None else -1
+            shim = await self._starter.start(binary, bundle, _shim_cgroup(request.options), log_fd)
+            try:
+                return await self._connect(bundle, shim, shim_log)
+            except BaseException:
+                shim.kill()
+                shim.close()
+                raise
+        except BaseException:
+            if shim_log is not None:
+                shim_log.close()
+            raise
+
+    async def _connect(self, bundle: Bundle, shim: ShimProcess, shim_log: ShimLog | None) -> Task:
+        channel = await TtrpcChannel.connect(shim.path, timeout=5.0)
+        client: ShimClient
+        if bundle.runtime == bundles.V1:
+            client = V1Client(channel, bundle.namespace)
+        else:
+            client = V2Client(channel, bundle.namespace, shim.version)
+        task = Task(bundle, shim, channel, client, shim_log)
+        if not shim.own or not shim.pid:
+            # Somebody else's shim: which of the two names it serves, and which process it is.
+            try:
+                await client.connect(bundle.id)
+            except BaseException:
+                await channel.close()
+                raise
+            if shim.pidfd < 0:
+                shim.pid, _uid, _gid = process.peer(channel.socket)
+                try:
+                    shim.pidfd = os.pidfd_open(shim.pid)
+                except ProcessLookupError:
+                    await channel.close()
+                    raise Unavailable(f"shim of {bundle.id}: it ended") from None
+        return task
+
+    def _register(self, task: Task) -> None:
+        self._tasks[task.namespace, task.id] = task
+        self._group.create_task(self._watch(task))
+
+    async def _end_shim(self, task: Task) -> None:
+        """Undo the start of a shim that could not create its container."""
+        try:
+            await task.client.shutdown(task.id)
+        except Error:
+            pass  # it may have ended on its own
+        await self._forget(task)
+
+    # -- delete -----------------------------------------------------------------------------------------------------
+
+    async def delete(self, task: Task) -> ExitStatus:
+        """Delete a task's container, end its shim and remove its bundle."""
+        return await run_to_completion(self._group, self._delete(task))
+
+    async def _delete(self, task: Task) -> ExitStatus:
+        exit_status = await task.client.delete(task.id, "")
+        task.deleting = True
+        try:
+            await task.client.shutdown(task.id)
+        except Error:
+            pass  # its answer may be lost as it ends
+        self._tasks.pop((task.namespace, task.id), None)
+        await self._forget(task)
+        if task.v1:
+            event = events_pb2.TaskDelete(
+                container_id=task.id,
+                pid=exit_status.pid,
+                exit_status=exit_status.status,
+                exited_at=exit_status.exited_at,
+            )
+            self._publish(task, "/tasks/delete", event)
+        return exit_status
+
+    async def _forget(self, task: Task) -> None:
+        """End what is left of a shim whose container is gone, and remove the bundle."""
+        await task.channel.close()
+        if task.v1:
+            task.shim.kill()
+        elif not task.shim.own:
+            try:
+                await self._starter.delete(task.shim.binary, task.bundle)
+            except (Error, OSError) as error:
+                log.warning("shim delete of %s: %s", task.id, error)
+        task.close()
+        task.bundle.delete()
+
+    # -- a dead shim ------------------------------------------------------------------------------------------------
+
+    async def _watch(self, task: Task) -> None:
+        await task.channel.closed
+        if task.deleting:
+            return
+        log.info("shim reaped", extra={"id": task.id, "namespace": task.namespace})
+        if self._tasks.pop((task.namespace, task.id), None) is None:
+            return
+        log.warning("cleaning up after killed shim", extra={"id": task.id, "namespace": task.namespace})
+        if task.log is not None:
+            task.log.close()
+        await self._clean_up(task.bundle, task.shim)
+
+    async def _clean_up(self, bundle: Bundle, shim: ShimProcess) -> None:
+        """Kill what a dead shim left of its container, remove all of it, and say that it ended."""
+        shim.kill()
+        pid = bundle.init_pid() or 0
+        status, at = _UNSEEN_EXIT, typeurl.now()
+        try:
+            if bundle.runtime == bundles.V1 or shim.own or not shim.binary:
+                await _delete_container(bundle)
+            else:
+                response = await self._starter.delete(shim.binary, bundle)
+                status, pid = response.exit_status, response.pid
+                at = response.exited_at
+        except (Error, OSError) as error:
+            log.error("cleaning up %s: %s", bundle.id, error)
+            status = 255
+        mount.unmount_all(bundle.rootfs, mount.MNT_DETACH)
+        _remove_socket(shim)
+        shim.close()
+        bundle.delete()
+        events: list[tuple[str, Any]] = [
+            (
+                "/tasks/exit",
+                events_pb2.TaskExit(container_id=bundle.id, id=bundle.id, pid=pid, exit_status=status, exited_at=at),
+            ),
+            (
+                "/tasks/delete",
+                events_pb2.TaskDelete(container_id=bundle.id, pid=pid, exit_status=status, exited_at=at),
+            ),
+        ]
+        for topic, event in events:
+            self._exchange.publish(bundle.namespace, topic, event)
+
+    # -- after a restart --------------------------------------------------------------------------------------------
+
+    async def _recover(self) -> None:
+        for runtime in (bundles.V1, bundles.V2):
+            found = bundles.found(self._state, self._root, runtime)
+            await asyncio.gather(*(self._recover_one(bundle) for bundle in found))
+
+    async def _recover_one(self, bundle: Bundle) -> None:
+        record = bundle.shim_record()
+        if record is None:
+            # The daemon died before it had a shim: nobody was told of this task.
+            await self._clean_up_silently(bundle)
+            return
+        address, version, binary = record
+        shim = ShimProcess(address, version, binary)
+        shim_log = ShimLog(bundle) if bundle.runtime == bundles.V2 else None
+        try:
+            task = await self._connect(bundle, shim, shim_log)
+            task.pid = bundle.init_pid() or 0
+            created = await _has_container(task)
+        except (Error, OSError) as error:
+            log.warning("shim of %s/%s does not answer: %s", bundle.namespace, bundle.id, error)
+            if shim_log is not None:
+                shim_log.close()
+            await self._clean_up(bundle, shim)
+            return
+        if not created:
+            # The daemon died while the shim was creating, or between Delete and the end of the shim.
+            await self._end_shim(task)
+            return
+        self._register(task)
+        log.info("found task", extra={"id": bundle.id, "namespace": bundle.namespace, "pid": task.pid})
+
+    async def _clean_up_silently(self, bundle: Bundle) -> None:
+        mount.unmount_all(bundle.rootfs, mount.MNT_DETACH)
+        bundle.delete()
+
+    # -- events -----------------------------------------------------------------------------------------------------
+
+    def _publish(self, task: Task, topic: str, event: Any) -> None:
+        self._exchange.publish(task.namespace, topic, event)
+
+    def publish_v1(self, task: Task, topic: str, event: Any) -> None:
+        """Publish an event that runtime v1 leaves to the daemon; a v2 shim has sent it itself."""
+        if task.v1:
+            self._publish(task, topic, event)
+
+
+async def _has_container(task: Task) -> bool:
+    try:
+        return bool(await task.client.pids(task.id)) or await _stopped(task)
+    except NotFound:
+        return False
+    except Error:
+        return await _stopped(task)
+
+
+async def _stopped(task: Task) -> bool:
+    """Tell whether the shim holds a container that has ended and waits to be deleted."""
+    try:
+        state = await task.client.state(task.id, "")
+    except NotFound:
+        return False
+    return state.status != task_pb2.UNKNOWN
+
+
+def _task_create(task: Task, request: CreateRequest) -> events_pb2.TaskCreate:
+    return events_pb2.TaskCreate(
+        container_id=task.id,
+        bundle=task.bundle.path,
+        rootfs=request.rootfs,
+        io={
+            "stdin": request.stdin,
+            "stdout": request.stdout,
+            "stderr": request.stderr,
+            "terminal": request.terminal,
+        },
+        checkpoint=request.checkpoint,
+        pid=task.pid,
+    )
+
+
+def _shim_cgroup(packed: AnyMessage | None) -> str:
+    if packed is None or not packed.value:
+        return ""
+    message = typeurl.unpack(packed)
+    if isinstance(message, (options_pb2.Options, runc_pb2.CreateOptions)):
+        return message.shim_cgroup
+    return ""
+
+
+def _remove_socket(shim: ShimProcess) -> None:
+    try:
+        os.unlink(shim.path)
+    except FileNotFoundError:
+        return
+
+
+async def _delete_container(bundle: Bundle) -> None:
+    """Have the OCI runtime that the bundle records kill and delete what is left of a container."""
+    options = bundle.options()
+    binary = str(options.get("binary_name") or "runc")
+    root = os.path.join(str(options.get("root") or "/run/containerd/runc"), bundle.namespace)
+    command = [binary, "--root", root]
+    if options.get("systemd_cgroup"):
+        command.append("--systemd-cgroup")
+    began = time.monotonic()
+    child = await asyncio.create_subprocess_exec(
+        *command,
+        "delete",
+        "--force",
+        bundle.id,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    _output, errors = await child.communicate()
+    log.debug("%s delete of %s took %.3f s", binary, bundle.id, time.monotonic() - began)
+    if child.returncode and b"does not exist" not in errors:
+        log.warning("%s delete --force %s: %s", binary, bundle.id, errors.decode(errors="replace").strip())

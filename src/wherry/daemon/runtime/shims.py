@@ -1,0 +1,316 @@
+"""Starting shims: which binary a runtime's name means, and each way of starting it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from wherry import identifiers
+from wherry.api.runtime.bootstrap.v1.bootstrap_pb2 import BootstrapResult
+from wherry.api.runtime.task.v2.task_pb2 import DeleteResponse
+from wherry.daemon.runtime import bundle as bundles
+from wherry.daemon.runtime import sockets
+from wherry.daemon.runtime.bundle import Bundle
+from wherry.errors import Error, InvalidArgument, Unavailable, Unknown
+from wherry.linux import process
+from wherry.zygote.client import Zygote
+
+log = logging.getLogger(__name__)
+
+#: The runtimes that are this project's own shim.
+_OWN = frozenset({"io.containerd.runc.v2", "io.containerd.wherry.v2", bundles.V1})
+
+OWN_BINARY = "containerd-shim-wherry-v2"
+FORKED = "wherry.shim.forked:main"
+PROGRAM = "wherry.zygote.program:main"
+
+#: Targets that the daemon's zygote must have for this module.
+TARGETS = (FORKED, PROGRAM)
+
+#: Seconds for a binary's `start`, and for its `delete`.
+_START_TIMEOUT, _DELETE_TIMEOUT = 30.0, 5.0
+
+
+class ShimProcess:
+    """A shim that was started, or found again: how to reach it, and the process it is."""
+
+    def __init__(self, address: str, version: int, binary: str, pid: int = 0, pidfd: int = -1) -> None:
+        self.address = address
+        self.version = version
+        self.binary = binary
+        self.pid = pid
+        #: Owned; -1 when only the connection tells of the shim's end.
+        self.pidfd = pidfd
+
+    @property
+    def own(self) -> bool:
+        return os.path.basename(self.binary) == OWN_BINARY
+
+    @property
+    def path(self) -> str:
+        return self.address.removeprefix("ttrpc+").removeprefix("unix://")
+
+    def kill(self) -> None:
+        """End the shim itself, if it is still the process that was started."""
+        if self.pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                return
+
+    def close(self) -> None:
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+def shim_binary(runtime: str, configured: Mapping[str, str]) -> str:
+    """Return the shim's path for a runtime's name: configured, our own, one by name from PATH, or the path it is.
+
+    InvalidArgument for a name of no such form; Unknown, in containerd's words, for a binary that is not there.
+    """
+    if runtime in configured:
+        found = shutil.which(configured[runtime])
+        name = configured[runtime]
+    elif runtime in _OWN:
+        return own_binary()
+    elif runtime.startswith("/"):
+        found = runtime if os.access(runtime, os.X_OK) else None
+        name = runtime
+    else:
+        parts = runtime.split(".")
+        if len(parts) < 2 or "/" in runtime or not all(parts):
+            raise InvalidArgument(
+                f"invalid runtime name {runtime}, correct runtime name should be either format like "
+                "`io.containerd.runc.v2` or a full path to the binary"
+            )
+        name = f"containerd-shim-{parts[-2]}-{parts[-1]}"
+        found = shutil.which(name) or shutil.which(name, path=os.path.dirname(sys.executable))
+    if found is None:
+        raise Unknown(f'runtime "{runtime}" binary not installed "{name}": file does not exist')
+    return found
+
+
+def own_binary() -> str:
+    """Return the path of our own shim's command, where it was installed with this interpreter."""
+    return os.path.join(os.path.dirname(sys.executable), OWN_BINARY)
+
+
+def daemon_binary() -> str:
+    """Return the path of wherryd, which shims run to publish."""
+    return os.path.join(os.path.dirname(sys.executable), "wherryd")
+
+
+class Starter:
+    """Starts shims for one daemon."""
+
+    def __init__(self, zygote: Zygote, address: str, ttrpc_address: str, *, debug: bool) -> None:
+        self._zygote = zygote
+        self._address = address
+        self._ttrpc_address = ttrpc_address
+        self._debug = debug
+
+    async def start(self, binary: str, bundle: Bundle, shim_cgroup: str, log_fd: int) -> ShimProcess:
+        """Start a shim for a bundle. Its log goes to `log_fd` (v2) or to FIFOs of its own (v1)."""
+        if bundle.runtime == bundles.V1:
+            shim = await self._start_v1(binary, bundle)
+        elif os.path.basename(binary) == OWN_BINARY and binary == own_binary():
+            shim = await self._fork(binary, bundle, log_fd, version=3)
+        else:
+            shim = await self._start_v2(binary, bundle)
+        with ExitStack() as undo:
+            undo.callback(shim.close)
+            undo.callback(shim.kill)
+            bundle.record_shim(shim.address, shim.version, shim.binary)
+            if shim.pid:
+                self._place(shim, shim_cgroup)
+            undo.pop_all()
+        log.info(
+            "shim started",
+            extra={"id": bundle.id, "namespace": bundle.namespace, "pid": shim.pid, "address": shim.address},
+        )
+        return shim
+
+    def _place(self, shim: ShimProcess, cgroup: str) -> None:
+        """Put a shim into the cgroup that the task's options name, and its OOM score above the daemon's."""
+        if cgroup:
+            _join_cgroup(cgroup, shim.pid)
+        try:
+            process.adjust_oom_score(shim.pid, process.oom_score() + 1)
+        except OSError as error:
+            # As containerd: the container runs, only the order of dying is not the best.
+            log.warning("oom_score_adj of shim %d: %s", shim.pid, error)
+
+    async def _fork(self, binary: str, bundle: Bundle, log_fd: int, *, version: int) -> ShimProcess:
+        path = sockets.path_for(self._address, bundle.namespace, bundle.id)
+        title = f"{OWN_BINARY} -namespace {bundle.namespace} -id {bundle.id} -address {self._address}"
+        arguments = {
+            "bundle": bundle.path,
+            "namespace": bundle.namespace,
+            "address": self._address,
+            "ttrpc_address": self._ttrpc_address,
+            "publish_binary": daemon_binary(),
+            "version": version,
+            "debug": self._debug,
+        }
+        with ExitStack() as undo:
+            sock = sockets.listen(path)
+            undo.callback(_unlink, path)
+            with sock:
+                child = await self._zygote.fork(FORKED, arguments, (sock.fileno(), log_fd), title=title)
+            undo.pop_all()
+        return ShimProcess(f"unix://{path}", version, binary, child.pid, child.pidfd)
+
+    async def _start_v1(self, binary: str, bundle: Bundle) -> ShimProcess:
+        """Start a shim with runtime v1's command line: it is given its listening socket as descriptor 3."""
+        logs = [_fifo(os.path.join(bundle.work, f"shim.{stream}.log")) for stream in ("stdout", "stderr")]
+        try:
+            if binary == own_binary():
+                shim = await self._fork(binary, bundle, logs[1], version=1)
+            else:
+                shim = await self._exec_v1(binary, bundle)
+            bundle.write("shim.pid", str(shim.pid).encode())
+        finally:
+            for fd in logs:
+                os.close(fd)
+        return shim
+
+    async def _exec_v1(self, binary: str, bundle: Bundle) -> ShimProcess:
+        path = sockets.path_for(self._address, bundle.namespace, bundle.id)
+        command = [binary, "-namespace", bundle.namespace, "-workdir", bundle.work, "-address", self._address]
+        command += ["-containerd-binary", daemon_binary()]
+        if self._debug:
+            command.append("-debug")
+        with ExitStack() as undo:
+            sock = sockets.listen(path)
+            undo.callback(_unlink, path)
+            with sock:
+                arguments = {"argv": command, "env": {**os.environ, **self._environment(bundle)}, "cwd": bundle.path}
+                child = await self._zygote.fork(PROGRAM, arguments, (sock.fileno(),))
+            undo.pop_all()
+        return ShimProcess(f"unix://{path}", 1, binary, child.pid, child.pidfd)
+
+    async def _start_v2(self, binary: str, bundle: Bundle) -> ShimProcess:
+        """Run `BINARY … start` and read from its output where the shim listens."""
+        status, output = await self._run(binary, bundle, ["start"], _START_TIMEOUT)
+        if status:
+            text = output.decode(errors="replace").strip()
+            raise Unknown(f"{binary}: start failed: exit status {status}: {text}")
+        address, version = parse_start(output)
+        return ShimProcess(address, version, binary)
+
+    async def delete(self, binary: str, bundle: Bundle) -> DeleteResponse:
+        """Run `BINARY … delete` after a shim's end. Unknown if that fails."""
+        arguments = ["-bundle", bundle.path, "delete"]
+        status, output = await self._run(binary, bundle, arguments, _DELETE_TIMEOUT, both=False)
+        if status:
+            raise Unknown(f"{binary}: delete failed: exit status {status}")
+        try:
+            return DeleteResponse.FromString(output)
+        except Exception as error:
+            raise Unknown(f"{binary}: delete answered with what is no DeleteResponse: {error}") from None
+
+    def _environment(self, bundle: Bundle) -> dict[str, str]:
+        return {
+            "TTRPC_ADDRESS": self._ttrpc_address,
+            "GRPC_ADDRESS": self._address,
+            "NAMESPACE": bundle.namespace,
+            "MAX_SHIM_VERSION": "2",
+            "GOMAXPROCS": "2",
+        }
+
+    async def _run(
+        self, binary: str, bundle: Bundle, arguments: list[str], timeout: float, *, both: bool = True
+    ) -> tuple[int, bytes]:
+        command = [binary, "-namespace", bundle.namespace, "-address", self._address]
+        command += ["-publish-binary", daemon_binary(), "-id", bundle.id]
+        if self._debug:
+            command.append("-debug")
+        child = await asyncio.create_subprocess_exec(
+            *command,
+            *arguments,
+            cwd=bundle.path,
+            env={**os.environ, **self._environment(bundle)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if both else subprocess.DEVNULL,
+        )
+        try:
+            async with asyncio.timeout(timeout):
+                output, _ = await child.communicate()
+        except TimeoutError:
+            child.kill()
+            await child.wait()
+            raise Unavailable(f"{binary} {arguments[-1]}: no answer within {timeout:.0f} s") from None
+        return child.returncode or 0, output
+
+
+def parse_start(output: bytes) -> tuple[str, int]:
+    """Return the address and version that a shim's `start` printed: as protobuf (2.3), JSON (2.0), or bare (1.x).
+
+    Unknown for anything else.
+    """
+    text = output.decode(errors="replace").strip()
+    if text.startswith("{"):
+        try:
+            values = json.loads(text)
+            return str(values["address"]), int(values.get("version", 2))
+        except (ValueError, KeyError, TypeError):
+            raise Unknown(f"shim start: not understood: {text}") from None
+    if text.startswith(("unix://", "ttrpc+unix://")):
+        return text, 2
+    try:
+        result = BootstrapResult.FromString(output)
+    except Exception:
+        result = BootstrapResult()
+    if result.address and result.protocol == "ttrpc":
+        return result.address, result.version
+    raise Unknown(f"shim start: not understood: {text[:200]}")
+
+
+def _fifo(path: str) -> int:
+    try:
+        os.mkfifo(path, 0o700)
+    except FileExistsError:
+        pass  # a shim before this one had it
+    return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
+def _join_cgroup(cgroup: str, pid: int) -> None:
+    """Move a process into a cgroup, in every hierarchy there is. Unknown if that is refused."""
+    roots = ["/sys/fs/cgroup"]
+    if not os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
+        roots = [entry.path for entry in os.scandir("/sys/fs/cgroup") if entry.is_dir() and not entry.is_symlink()]
+    for root in roots:
+        path = os.path.join(root, cgroup.lstrip("/"))
+        try:
+            os.makedirs(path, exist_ok=True)
+            with open(os.path.join(path, "cgroup.procs"), "w") as file:
+                file.write(str(pid))
+        except OSError as error:
+            if root.endswith(("cpuset", "unified")):
+                continue  # an empty cpuset takes nobody, and a hybrid host's unified hierarchy limits nothing
+            raise Unknown(f"shim cgroup {path}: {(error.strerror or '').lower()}") from None
+
+
+def validate(id: str) -> None:
+    """Raise InvalidArgument, "invalid task id", unless it is an identifier."""
+    try:
+        identifiers.validate(id)
+    except Error as error:
+        raise InvalidArgument(f"invalid task id: {error.message}") from None
