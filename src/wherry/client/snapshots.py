@@ -1,0 +1,77 @@
+"""Snapshots: a container's writable root and the layers below it, through a daemon's Snapshots service."""
+
+from __future__ import annotations
+
+from wherry.api.services.snapshots.v1 import snapshots_pb2
+from wherry.rpc.channel import Stub
+from wherry.rpc.context import metadata_for
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from wherry.api.services.snapshots.v1.snapshots_pb2 import Info, UsageResponse
+    from wherry.api.types.types_pb2 import Mount
+    from wherry.rpc.channel import Channel
+
+DEFAULT_SNAPSHOTTER = "overlayfs"
+
+
+class Snapshots:
+    """A namespace's snapshots in one snapshotter. What is made joins the lease, if there is one."""
+
+    def __init__(self, channel: Channel, namespace: str, snapshotter: str = "", lease: str = "") -> None:
+        self._stub = Stub(channel, snapshots_pb2.DESCRIPTOR.services_by_name["Snapshots"])
+        self._metadata = metadata_for(namespace, lease)
+        self.snapshotter = snapshotter or DEFAULT_SNAPSHOTTER
+
+    async def stat(self, key: str) -> Info:
+        """Return a snapshot's parent, kind, times and labels. NotFound if there is none."""
+        request = snapshots_pb2.StatSnapshotRequest(snapshotter=self.snapshotter, key=key)
+        info: Info = (await self._stub.stat(request, metadata=self._metadata)).info
+        return info
+
+    async def prepare(self, key: str, parent: str = "", labels: Mapping[str, str] | None = None) -> list[Mount]:
+        """Make a writable snapshot on a committed one and return its mounts.
+
+        AlreadyExists for a key in use (and for a label containerd.io/snapshot.ref that names a snapshot), NotFound for
+        a parent that is not there.
+        """
+        request = snapshots_pb2.PrepareSnapshotRequest(
+            snapshotter=self.snapshotter, key=key, parent=parent, labels=labels
+        )
+        return list((await self._stub.prepare(request, metadata=self._metadata)).mounts)
+
+    async def view(self, key: str, parent: str = "", labels: Mapping[str, str] | None = None) -> list[Mount]:
+        """Make a read-only snapshot on a committed one and return its mounts. Raises as `prepare`."""
+        request = snapshots_pb2.ViewSnapshotRequest(snapshotter=self.snapshotter, key=key, parent=parent, labels=labels)
+        return list((await self._stub.view(request, metadata=self._metadata)).mounts)
+
+    async def mounts(self, key: str) -> list[Mount]:
+        """Return the mounts of a snapshot made by `prepare` or `view`."""
+        request = snapshots_pb2.MountsRequest(snapshotter=self.snapshotter, key=key)
+        return list((await self._stub.mounts(request, metadata=self._metadata)).mounts)
+
+    async def commit(self, name: str, key: str, labels: Mapping[str, str] | None = None) -> None:
+        """Turn a writable snapshot into a committed one. AlreadyExists if the name is in use."""
+        request = snapshots_pb2.CommitSnapshotRequest(snapshotter=self.snapshotter, name=name, key=key, labels=labels)
+        await self._stub.commit(request, metadata=self._metadata)
+
+    async def remove(self, key: str) -> None:
+        """Remove a snapshot. NotFound if there is none, FailedPrecondition if others stand on it."""
+        request = snapshots_pb2.RemoveSnapshotRequest(snapshotter=self.snapshotter, key=key)
+        await self._stub.remove(request, metadata=self._metadata)
+
+    async def usage(self, key: str) -> UsageResponse:
+        """Return the bytes and inodes of a snapshot without those below it."""
+        request = snapshots_pb2.UsageRequest(snapshotter=self.snapshotter, key=key)
+        usage: UsageResponse = await self._stub.usage(request, metadata=self._metadata)
+        return usage
+
+    async def list(self, filters: Iterable[str] = ()) -> list[Info]:
+        """Return the snapshots that match one of the filters; all of them if there is none."""
+        infos: list[Info] = []
+        request = snapshots_pb2.ListSnapshotsRequest(snapshotter=self.snapshotter, filters=filters)
+        async for response in self._stub.list(request, metadata=self._metadata):
+            infos.extend(response.info)
+        return infos
