@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from wherry.errors import Unavailable
@@ -47,6 +47,7 @@ class TtrpcChannel:
 
     @property
     def socket(self) -> socket.socket:
+        """The connection's socket, for what the kernel knows of the peer."""
         return self._client.socket
 
     async def unary(
@@ -62,13 +63,13 @@ class TtrpcChannel:
         *,
         metadata: Metadata = (),
         timeout: float | None = None,
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any, None]:
         payloads = self._client.stream(method.service, method.name, serialized(requests), metadata, timeout)
         try:
             async for payload in payloads:
                 yield method.response.FromString(payload)
         finally:
-            await payloads.aclose()  # type: ignore[attr-defined]
+            await payloads.aclose()
 
     async def close(self) -> None:
         self._client.close()

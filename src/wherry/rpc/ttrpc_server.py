@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable
 from typing import Any
 
 from wherry.errors import InvalidArgument
@@ -11,10 +11,21 @@ from wherry.rpc.service import Method, Service
 from wherry.ttrpc.server import Endpoint, Metadata, Server
 
 
+class TtrpcServer(Server):
+    """A ttrpc server of services, for peers of the allowed users (root and the server's own if None)."""
+
+    def __init__(self, services: Iterable[Service], *, allowed_uids: Collection[int] | None = None) -> None:
+        endpoints: dict[str, dict[str, Endpoint]] = {}
+        for service in services:
+            methods = endpoints.setdefault(service.descriptor.full_name, {})
+            methods.update((method.name, endpoint(method)) for method in service.methods())
+        super().__init__(endpoints, allowed_uids=allowed_uids)
+
+
 def endpoint(method: Method) -> Endpoint:
     """Return what serves a service's method, messages for bytes."""
     handler = method.handler
-    assert handler is not None, f"{method.service}.{method.name} has no handler"
+    assert handler is not None, f"{method.service}/{method.name} has no handler"
 
     def parse(payload: bytes) -> Any:
         try:
@@ -27,29 +38,20 @@ def endpoint(method: Method) -> Endpoint:
         serialized: bytes = response.SerializeToString()
         return serialized
 
-    async def stream(payloads: AsyncIterator[bytes], metadata: Metadata, timeout: float | None) -> AsyncIterator[bytes]:
-        async def requests() -> AsyncIterator[Any]:
-            async for payload in payloads:
-                yield parse(payload)
-
+    async def stream(
+        payloads: AsyncIterator[bytes], metadata: Metadata, timeout: float | None
+    ) -> AsyncGenerator[bytes, None]:
         context = CallContext(metadata, timeout)
         if method.client_streaming:
-            responses = handler(requests(), context)
+            responses = handler((parse(payload) async for payload in payloads), context)
         else:
-            responses = handler(await anext(requests(), method.request()), context)
+            responses = handler(parse(await anext(payloads)), context)
         try:
             async for response in responses:
                 yield response.SerializeToString()
         finally:
             await responses.aclose()
 
-    return Endpoint(stream=stream) if method.streaming else Endpoint(unary=unary)
-
-
-def ttrpc_server(services: Iterable[Service]) -> Server:
-    """Return a ttrpc server of services."""
-    endpoints: dict[str, dict[str, Endpoint]] = {}
-    for service in services:
-        methods = endpoints.setdefault(service.descriptor.full_name, {})
-        methods.update((method.name, endpoint(method)) for method in service.methods())
-    return Server(endpoints)
+    if not method.streaming:
+        return Endpoint(unary=unary)
+    return Endpoint(stream=stream, client_streams=method.client_streaming, server_streams=method.server_streaming)

@@ -4,40 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-from wherry.errors import DeadlineExceeded, Error, Unavailable, from_status
-from wherry.ttrpc.connection import ClientConnection, Received, Responded
+from wherry.errors import DeadlineExceeded, Error, Unavailable, Unknown, from_status
+from wherry.ttrpc.connection import ClientConnection, ProtocolError, Received, Responded
 
 Metadata = Sequence[tuple[str, str]]
+
+#: Bytes of a stream's messages that nobody has taken before the connection is read no further. ttrpc has no flow
+#: control of its own, so this holds up every call on the connection: not while one of them waits for its answer.
+_MAX_UNTAKEN = 8 << 20
 
 
 def closed_error() -> Error:
     """Return the error of every call on a connection that has ended, in Go's words."""
-    return Unavailable("ttrpc: closed")
+    return from_status(Unavailable.code, "ttrpc: closed")
 
 
 class _Call:
     """A call under way: the events that have come for it, and whoever waits for the next."""
 
-    __slots__ = ("error", "events", "waiter")
+    __slots__ = ("ended", "events", "failure", "waiter")
 
     def __init__(self) -> None:
-        self.events: list[Responded | Received] = []
+        self.events: deque[Responded | Received] = deque()
         self.waiter: asyncio.Future[None] | None = None
-        self.error: Error | None = None
+        self.ended = False
+        self.failure: Exception | None = None  # of whatever yields the requests
 
     def wake(self) -> None:
         if self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)
 
-    async def next(self) -> Responded | Received:
-        while not self.events:
-            if self.error is not None:
-                raise self.error
-            self.waiter = asyncio.get_running_loop().create_future()
-            await self.waiter
-        return self.events.pop(0)
+
+def _size(event: Responded | Received) -> int:
+    return len(event.data or b"") if isinstance(event, Received) else 0
 
 
 class Client(asyncio.Protocol):
@@ -46,6 +48,8 @@ class Client(asyncio.Protocol):
     def __init__(self) -> None:
         self._protocol = ClientConnection()
         self._calls: dict[int, _Call] = {}
+        self._waiters = 0
+        self._untaken = 0
         self._transport: asyncio.Transport
         self._writable = asyncio.Event()
         self._writable.set()
@@ -79,19 +83,22 @@ class Client(asyncio.Protocol):
         try:
             for event in self._protocol.feed(data):
                 call = self._calls.get(event.stream)
-                if call is not None:  # else of a call that was given up
-                    call.events.append(event)
-                    call.wake()
-        except Error:
+                if call is None or call.ended:
+                    continue  # given up, or a server that goes on after the end
+                call.events.append(event)
+                call.ended = isinstance(event, Responded) or event.closed
+                call.wake()
+                self._untaken += _size(event)
+        except ProtocolError:
             self._transport.abort()
+        self._pause_or_resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._writable.set()
-        for call in self._calls.values():
-            call.error = closed_error()
-            call.wake()
         if not self.closed.done():
             self.closed.set_result(None)
+        self._writable.set()
+        for call in self._calls.values():
+            call.wake()
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -103,15 +110,56 @@ class Client(asyncio.Protocol):
         """Close the connection; what has been sent arrives, calls under way fail."""
         self._transport.close()
 
+    @property
+    def _ended(self) -> bool:
+        return self.closed.done() or self._transport.is_closing()
+
+    def _pause_or_resume_reading(self) -> None:
+        if self._ended:
+            return
+        if self._untaken > _MAX_UNTAKEN and not self._waiters:
+            self._transport.pause_reading()
+        elif not self._transport.is_reading():
+            self._transport.resume_reading()
+
     def _open(
         self, service: str, method: str, payload: bytes, metadata: Metadata, timeout: float | None, **flags: bool
     ) -> tuple[int, _Call]:
-        if self.closed.done() or self._transport.is_closing():
+        if self._ended:
             raise closed_error()
         stream, frame = self._protocol.request(service, method, payload, metadata, timeout, **flags)
         call = self._calls[stream] = _Call()
         self._transport.write(frame)
         return stream, call
+
+    async def _next(self, call: _Call) -> Responded | Received:
+        if not call.events:
+            self._waiters += 1
+            self._pause_or_resume_reading()
+            try:
+                while not call.events:
+                    if call.failure is not None:
+                        raise call.failure
+                    if self.closed.done():
+                        raise closed_error()
+                    call.waiter = asyncio.get_running_loop().create_future()
+                    await call.waiter
+            finally:
+                self._waiters -= 1
+        event = call.events.popleft()
+        size = _size(event)
+        if size:
+            self._untaken -= size
+            self._pause_or_resume_reading()
+        return event
+
+    def _forget(self, stream: int) -> None:
+        """Drop what is left of a call, and tell the server if it has not ended."""
+        call = self._calls.pop(stream)
+        self._untaken -= sum(map(_size, call.events))
+        if not call.ended and not self._ended:
+            self._transport.write(self._protocol.cancel(stream))
+        self._pause_or_resume_reading()
 
     async def unary(
         self, service: str, method: str, payload: bytes, metadata: Metadata = (), timeout: float | None = None
@@ -119,17 +167,20 @@ class Client(asyncio.Protocol):
         """Make a call and return the payload of its response. `timeout` is in seconds: DeadlineExceeded after it."""
         stream, call = self._open(service, method, payload, metadata, timeout)
         try:
-            async with asyncio.timeout(timeout):
-                event = await call.next()
+            if timeout is None:
+                event = await self._next(call)
+            else:
+                async with asyncio.timeout(timeout):
+                    event = await self._next(call)
         except TimeoutError:
             raise DeadlineExceeded() from None
         finally:
-            del self._calls[stream]
+            self._forget(stream)
         if isinstance(event, Received):
-            raise Unavailable(f"{service}/{method}: the server answered with a stream")
+            raise Unknown(f"{service}/{method}: the server answered a unary call with a stream")
         if event.code:
             raise from_status(event.code, event.message)
-        return event.payload
+        return event.payload or b""
 
     async def stream(
         self,
@@ -138,41 +189,55 @@ class Client(asyncio.Protocol):
         requests: bytes | AsyncIterator[bytes],
         metadata: Metadata = (),
         timeout: float | None = None,
-    ) -> AsyncIterator[bytes]:
-        """Make a streaming call: send one request or an iterator of them, yield the responses."""
+    ) -> AsyncGenerator[bytes, None]:
+        """Make a streaming call: send one request or an iterator of them, yield the responses.
+
+        Closing the generator cancels the call.
+        """
+        # asyncio.timeout cannot stand around a yield: it would cancel whoever iterates.
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else loop.time() + timeout
+        sender: asyncio.Task[None] | None = None
         if isinstance(requests, bytes):
             stream, call = self._open(service, method, requests, metadata, timeout, streaming=True)
-            sender = None
         else:
             stream, call = self._open(service, method, b"", metadata, timeout, streaming=True, sending=True)
-            sender = asyncio.create_task(self._send_all(stream, requests))
+            sender = loop.create_task(self._send_all(stream, call, requests))
         try:
-            async with asyncio.timeout(timeout):
-                while True:
-                    event = await call.next()
-                    if isinstance(event, Responded):
-                        if event.code:
-                            raise from_status(event.code, event.message)
-                        if event.payload:
-                            yield event.payload
-                        return
-                    if event.data is not None:
-                        yield event.data
-                    if event.closed:
-                        return
-        except TimeoutError:
-            raise DeadlineExceeded() from None
+            while True:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        event = await self._next(call)
+                except TimeoutError:
+                    raise DeadlineExceeded() from None
+                if isinstance(event, Responded):
+                    if event.code:
+                        raise from_status(event.code, event.message)
+                    if event.payload is not None:
+                        yield event.payload
+                    return
+                if event.data is not None:
+                    yield event.data
+                if event.closed:
+                    return
         finally:
-            del self._calls[stream]
-            if sender is not None and not sender.done():
+            self._forget(stream)
+            if sender is not None:
                 sender.cancel()
-                if not self._transport.is_closing():
-                    self._transport.write(self._protocol.end(stream))
+                await asyncio.wait((sender,))
 
-    async def _send_all(self, stream: int, requests: AsyncIterator[bytes]) -> None:
-        async for request in requests:
-            await self._writable.wait()
-            if self._transport.is_closing():
-                return
-            self._transport.write(self._protocol.send(stream, request))
-        self._transport.write(self._protocol.end(stream))
+    async def _send_all(self, stream: int, call: _Call, requests: AsyncIterator[bytes]) -> None:
+        try:
+            async for request in requests:
+                await self._writable.wait()
+                if call.ended or self._ended:
+                    return
+                self._transport.write(self._protocol.send(stream, request))
+            if not call.ended and not self._ended:
+                self._transport.write(self._protocol.end(stream))
+        except Exception as error:
+            call.failure = error
+            call.wake()
+        finally:
+            if isinstance(requests, AsyncGenerator):
+                await requests.aclose()

@@ -1,7 +1,7 @@
 """ttrpc frames: bytes in, frames out. No I/O.
 
 A frame is a ten-byte header (big-endian: uint32 length of the data, uint32 stream id, uint8 type, uint8 flags) and
-data.
+data. Any ten bytes are a header, so nothing here can be malformed: what a frame means is connection.py's.
 """
 
 from __future__ import annotations
@@ -10,13 +10,10 @@ from struct import Struct
 
 from wherry.errors import ResourceExhausted
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 HEADER = Struct(">IIBB")
 
-#: The protocol's own limit: a receiver discards a longer frame and answers its stream RESOURCE_EXHAUSTED.
+#: The protocol's own limit on a frame's data, in bytes. A receiver discards a longer frame and answers its stream
+#: RESOURCE_EXHAUSTED, so sending one is an error before it is sent.
 MAX_DATA = 4 << 20
 
 REQUEST = 1
@@ -29,7 +26,7 @@ NO_DATA = 0x04
 
 
 class Frame:
-    """One frame. `data` is None if it was longer than MAX_DATA and has been discarded; `length` tells how long."""
+    """One frame. `data` is None if it is longer than MAX_DATA and is being discarded; `length` tells how long."""
 
     __slots__ = ("data", "flags", "length", "stream", "type")
 
@@ -45,41 +42,48 @@ class Frame:
 
 
 class FrameParser:
-    """Cuts a stream of bytes into frames, however the bytes arrive."""
+    """Cuts a stream of bytes into frames, however the bytes arrive. Holds at most one frame and what came with it."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        # A frame that arrives in many pieces is put together once, when its last byte is here.
+        self._pieces: list[bytes] = []
+        self._missing = 0
         self._discarding = 0
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
-        """Take bytes and yield the frames that they complete. Exhaust the iterator before the next call."""
+    def feed(self, data: bytes) -> list[Frame]:
+        """Take bytes and return the frames that they complete, and those too long of which the header is complete."""
+        if len(data) < self._missing:
+            self._pieces.append(data)
+            self._missing -= len(data)
+            return []
+        if self._pieces:
+            self._pieces.append(data)
+            data = b"".join(self._pieces)
+            self._pieces.clear()
+        self._missing = 0
         if self._discarding:
             dropped = min(self._discarding, len(data))
             self._discarding -= dropped
             data = data[dropped:]
-        self._buffer += data
-        buffer = self._buffer
-        position, end = 0, len(buffer)
-        try:
-            while end - position >= HEADER.size:
-                length, stream, type_, flags = HEADER.unpack_from(buffer, position)
-                start = position + HEADER.size
-                if length > MAX_DATA:
-                    position = min(start + length, end)
-                    self._discarding = start + length - position
-                    yield Frame(stream, type_, flags, None, length)
-                    continue
-                if end - start < length:
-                    break
-                position = start + length
-                yield Frame(stream, type_, flags, bytes(memoryview(buffer)[start:position]), length)
-        finally:
-            del buffer[:position]
-
-    @property
-    def idle(self) -> bool:
-        """Whether no frame is half received: an end of the connection now loses nothing."""
-        return not self._buffer and not self._discarding
+        frames = []
+        position, end = 0, len(data)
+        while end - position >= HEADER.size:
+            length, stream, type_, flags = HEADER.unpack_from(data, position)
+            start = position + HEADER.size
+            if length > MAX_DATA:
+                position = min(start + length, end)
+                self._discarding = start + length - position
+                frames.append(Frame(stream, type_, flags, None, length))
+                continue
+            if end - start < length:
+                self._missing = start + length - end
+                break
+            position = start + length
+            frames.append(Frame(stream, type_, flags, data[start:position], length))
+        if position < end:
+            self._pieces.append(data[position:])
+            self._missing = self._missing or HEADER.size - (end - position)
+        return frames
 
 
 def encode(stream: int, type_: int, flags: int, data: bytes) -> bytes:
