@@ -9,7 +9,7 @@ import signal
 import socket
 
 from wherry.linux import process
-from wherry.rpc.ttrpc_server import ttrpc_server
+from wherry.rpc.ttrpc_server import TtrpcServer
 from wherry.shim.core import Core
 from wherry.shim.events import Publisher
 from wherry.shim.reaper import Reaper
@@ -82,7 +82,7 @@ async def _serve(sock: socket.socket, settings: Settings) -> None:
     )
     async with asyncio.TaskGroup() as tasks:
         core = Core(settings.namespace, publisher, reaper, tasks)
-        server = ttrpc_server(
+        server = TtrpcServer(
             [
                 TaskService(core),
                 TaskServiceV3(core),
@@ -94,7 +94,7 @@ async def _serve(sock: socket.socket, settings: Settings) -> None:
         await core.ended.wait()
         # The answer to Shutdown goes out before the connections close.
         await asyncio.sleep(0)
-        server.close()
+        await server.close()
         await serving
         await core.flush()
         publishing.cancel()
