@@ -101,12 +101,12 @@ def pieces(file: BinaryIO) -> Iterator[bytes]:
 def uncompressed(file: BinaryIO) -> Iterator[bytes]:
     """Yield a file's bytes, decompressed if they begin as gzip, zstd, bzip2 or xz do. ArchiveError if damaged."""
     beginning = peek(file, len(_XZ))
-    rejoined: BinaryIO = _Rejoined(beginning, file)  # type: ignore[assignment]
+    whole = rejoined(beginning, file)
     if beginning.startswith(_BZIP2):
-        return _bunzip2(rejoined)
+        return _bunzip2(whole)
     if beginning.startswith(_XZ):
-        return _unxz(rejoined)
-    return decompressed(pieces(rejoined), detect(beginning))
+        return _unxz(whole)
+    return decompressed(pieces(whole), detect(beginning))
 
 
 def peek(file: BinaryIO, size: int) -> bytes:
@@ -117,6 +117,11 @@ def peek(file: BinaryIO, size: int) -> bytes:
     return beginning
 
 
+def rejoined(beginning: bytes, file: BinaryIO) -> BinaryIO:
+    """Return what a file was before its beginning was read; it can only be read, forward."""
+    return _Rejoined(beginning, file)  # type: ignore[return-value]
+
+
 class _Rejoined:
     """A file whose first bytes were read already."""
 
@@ -125,8 +130,10 @@ class _Rejoined:
         self._file = file
 
     def read(self, size: int) -> bytes:
-        beginning, self._beginning = self._beginning, b""
-        return beginning or self._file.read(size)
+        if not self._beginning:
+            return self._file.read(size)
+        data, self._beginning = self._beginning[:size], self._beginning[size:]
+        return data
 
 
 def _bunzip2(file: BinaryIO) -> Iterator[bytes]:

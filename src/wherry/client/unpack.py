@@ -58,9 +58,11 @@ class Unpacker:
         if not chains:
             return ""
         # Snapshots that an earlier image left may be collected at any moment, unless the lease holds the topmost.
-        if await self._exists(chains[-1]):
+        complete = await self._exists(chains[-1])
+        if complete:
             await self._lease.add(f"snapshots/{self._snapshots.snapshotter}", chains[-1])
-        if not await self._exists(chains[-1]):
+            complete = await self._exists(chains[-1])
+        if not complete:
             parent = ""
             for layer, diff_id, chain_id in zip(manifest.layers, diff_ids, chains, strict=True):
                 if not await self._exists(chain_id):

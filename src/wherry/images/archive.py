@@ -63,6 +63,14 @@ class Writer:
         """Add an empty file of root's without permissions, from the epoch: a whiteout."""
         self._add_header(name, tar.REGULAR, 0, 0, 0, 0, 0, b"", 0, {})
 
+    def add_directory(self, name: bytes, mode: int) -> None:
+        """Add a directory of root's, from the epoch. Its name ends in a slash."""
+        self._add_header(name, tar.DIRECTORY, mode, 0, 0, 0, 0, b"", 0, {})
+
+    def add_header(self, name: bytes, mode: int, size: int) -> None:
+        """Add the header of a file of root's, from the epoch; the caller writes its data and padding himself."""
+        self._add_header(name, tar.REGULAR, mode, 0, 0, size, 0, b"", 0, {})
+
     def finish(self) -> None:
         """Write the end of the archive."""
         self._write(bytes(2 * BLOCK))

@@ -13,6 +13,13 @@ _HEXADECIMAL = frozenset("0123456789abcdef")
 _ALGORITHM = frozenset("abcdefghijklmnopqrstuvwxyz0123456789+._-")
 
 
+def of(data: bytes) -> str:
+    """Return the sha256 digest of bytes."""
+    import hashlib
+
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
 def validate(digest: str) -> None:
     """Raise InvalidArgument, with the words of Go's package, unless this is a digest of a registered algorithm."""
     algorithm, colon, encoded = digest.partition(":")

@@ -5,7 +5,6 @@ What refers to what, and the chain ids of layers. Documents come in as bytes and
 
 from __future__ import annotations
 
-import hashlib
 import json
 
 from wherry.errors import InvalidArgument
@@ -70,12 +69,12 @@ class Index:
         self.manifests = manifests
 
 
-def parse(descriptor: Descriptor, document: bytes) -> Manifest | Index:
-    """Return the manifest or index that a descriptor refers to.
+def parse(descriptor: Descriptor, document: bytes, where: str = "") -> Manifest | Index:
+    """Return the manifest or index that a descriptor refers to; `where` is what errors call it.
 
     InvalidArgument if it is none, if it is of Docker's schema 1, or if it could be read as both (CVE-2021-41190).
     """
-    where = f"manifest {descriptor.digest}"
+    where = where or f"manifest {descriptor.digest}"
     value = parse_json(document, where)
     if descriptor.media_type in _SCHEMA_1 or value.get("schemaVersion") == 1:
         raise InvalidArgument(f"{where}: Docker's image format of schema 1, which is not supported: convert the image")
@@ -131,5 +130,5 @@ def chain_ids(diffs: list[str]) -> Iterator[str]:
     """Yield the name of each layer with all below it (OCI image specification, config.md, "Layer ChainID")."""
     chain = ""
     for diff in diffs:
-        chain = "sha256:" + hashlib.sha256(f"{chain} {diff}".encode()).hexdigest() if chain else diff
+        chain = digests.of(f"{chain} {diff}".encode()) if chain else diff
         yield chain
