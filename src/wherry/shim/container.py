@@ -52,7 +52,13 @@ class Container:
     """One container. Operations that change it are serialised by its lock; waits and looks are not."""
 
     def __init__(
-        self, config: CreateConfig, namespace: str, publisher: Publisher, reaper: Reaper, tasks: asyncio.TaskGroup
+        self,
+        config: CreateConfig,
+        namespace: str,
+        publisher: Publisher,
+        reaper: Reaper,
+        tasks: asyncio.TaskGroup,
+        criu: str,
     ) -> None:
         self.id = config.id
         self.bundle = config.bundle
@@ -73,6 +79,7 @@ class Container:
             options.runtime_root(self._options, namespace),
             os.path.join(config.bundle, "log.json"),
             systemd_cgroup=self._options.systemd_cgroup,
+            criu=criu,
         )
         self.init = Init(
             config.id, config.bundle, self._options, config.stdio, self._runtime, reaper, config.checkpoint

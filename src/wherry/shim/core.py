@@ -29,7 +29,10 @@ _FLUSH_TIMEOUT = 5.0
 class Core:
     """The containers of one shim."""
 
-    def __init__(self, namespace: str, publisher: Publisher, reaper: Reaper, tasks: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, namespace: str, publisher: Publisher, reaper: Reaper, tasks: asyncio.TaskGroup, criu: str = ""
+    ) -> None:
+        self._criu = criu
         self.namespace = namespace
         self.containers: dict[str, Container] = {}
         self.ended = asyncio.Event()
@@ -51,7 +54,7 @@ class Core:
             raise AlreadyExists(f"container {config.id}")
         self._creating.add(config.id)
         try:
-            container = Container(config, self.namespace, self._publisher, self._reaper, self._tasks)
+            container = Container(config, self.namespace, self._publisher, self._reaper, self._tasks, self._criu)
             await self._whole(container.create())
             self.containers[config.id] = container
         finally:

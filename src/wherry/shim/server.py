@@ -35,6 +35,7 @@ class Settings:
         version: int = 2,
         runtime_root: str = "",
         systemd_cgroup: bool = False,
+        criu: str = "",
         debug: bool = False,
     ) -> None:
         self.namespace = namespace
@@ -44,6 +45,7 @@ class Settings:
         self.version = version
         self.runtime_root = runtime_root
         self.systemd_cgroup = systemd_cgroup
+        self.criu = criu
         self.debug = debug
 
 
@@ -81,7 +83,7 @@ async def _serve(sock: socket.socket, settings: Settings) -> None:
         reaper=reaper,
     )
     async with asyncio.TaskGroup() as tasks:
-        core = Core(settings.namespace, publisher, reaper, tasks)
+        core = Core(settings.namespace, publisher, reaper, tasks, settings.criu)
         server = TtrpcServer(
             [
                 TaskService(core),

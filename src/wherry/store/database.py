@@ -34,6 +34,8 @@ class Database:
         Raises FailedPrecondition if the file was written by a newer wherry.
         """
         self.path = str(path)
+        #: Writes asked for so far.
+        self.writes = 0
         self._reader = self._connect()
         self._migrate()
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
@@ -69,6 +71,7 @@ class Database:
 
         What the function raises undoes its own changes alone and is raised here. It must not commit or block.
         """
+        self.writes += 1
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._waiting.put((function, future, loop))

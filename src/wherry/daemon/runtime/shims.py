@@ -14,13 +14,14 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 
 from wherry import identifiers
+from wherry.api import shim_socket
 from wherry.api.runtime.bootstrap.v1.bootstrap_pb2 import BootstrapResult
 from wherry.api.runtime.task.v2.task_pb2 import DeleteResponse
 from wherry.daemon.runtime import bundle as bundles
-from wherry.daemon.runtime import sockets
 from wherry.daemon.runtime.bundle import Bundle
 from wherry.errors import Error, InvalidArgument, Unavailable, Unknown
 from wherry.linux import process
+from wherry.linux.cgroup import join
 from wherry.zygote.client import Zygote
 
 log = logging.getLogger(__name__)
@@ -142,7 +143,10 @@ class Starter:
     def _place(self, shim: ShimProcess, cgroup: str) -> None:
         """Put a shim into the cgroup that the task's options name, and its OOM score above the daemon's."""
         if cgroup:
-            _join_cgroup(cgroup, shim.pid)
+            try:
+                join(cgroup, shim.pid)
+            except OSError as error:
+                raise Unknown(f"shim cgroup {cgroup}: {(error.strerror or '').lower()}") from None
         try:
             process.adjust_oom_score(shim.pid, process.oom_score() + 1)
         except OSError as error:
@@ -150,7 +154,7 @@ class Starter:
             log.warning("oom_score_adj of shim %d: %s", shim.pid, error)
 
     async def _fork(self, binary: str, bundle: Bundle, log_fd: int, *, version: int) -> ShimProcess:
-        path = sockets.path_for(self._address, bundle.namespace, bundle.id)
+        path = shim_socket.path_for(self._address, bundle.namespace, bundle.id)
         title = f"{OWN_BINARY} -namespace {bundle.namespace} -id {bundle.id} -address {self._address}"
         arguments = {
             "bundle": bundle.path,
@@ -162,7 +166,7 @@ class Starter:
             "debug": self._debug,
         }
         with ExitStack() as undo:
-            sock = sockets.listen(path)
+            sock = shim_socket.listen(path)
             undo.callback(_unlink, path)
             with sock:
                 child = await self._zygote.fork(FORKED, arguments, (sock.fileno(), log_fd), title=title)
@@ -184,13 +188,13 @@ class Starter:
         return shim
 
     async def _exec_v1(self, binary: str, bundle: Bundle) -> ShimProcess:
-        path = sockets.path_for(self._address, bundle.namespace, bundle.id)
+        path = shim_socket.path_for(self._address, bundle.namespace, bundle.id)
         command = [binary, "-namespace", bundle.namespace, "-workdir", bundle.work, "-address", self._address]
         command += ["-containerd-binary", daemon_binary()]
         if self._debug:
             command.append("-debug")
         with ExitStack() as undo:
-            sock = sockets.listen(path)
+            sock = shim_socket.listen(path)
             undo.callback(_unlink, path)
             with sock:
                 arguments = {"argv": command, "env": {**os.environ, **self._environment(bundle)}, "cwd": bundle.path}
@@ -289,23 +293,6 @@ def _unlink(path: str) -> None:
         os.unlink(path)
     except FileNotFoundError:
         return
-
-
-def _join_cgroup(cgroup: str, pid: int) -> None:
-    """Move a process into a cgroup, in every hierarchy there is. Unknown if that is refused."""
-    roots = ["/sys/fs/cgroup"]
-    if not os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
-        roots = [entry.path for entry in os.scandir("/sys/fs/cgroup") if entry.is_dir() and not entry.is_symlink()]
-    for root in roots:
-        path = os.path.join(root, cgroup.lstrip("/"))
-        try:
-            os.makedirs(path, exist_ok=True)
-            with open(os.path.join(path, "cgroup.procs"), "w") as file:
-                file.write(str(pid))
-        except OSError as error:
-            if root.endswith(("cpuset", "unified")):
-                continue  # an empty cpuset takes nobody, and a hybrid host's unified hierarchy limits nothing
-            raise Unknown(f"shim cgroup {path}: {(error.strerror or '').lower()}") from None
 
 
 def validate(id: str) -> None:

@@ -1,4 +1,4 @@
-"""Shims' sockets: containerd's path rule, which `ctr shim` computes for itself."""
+"""Where shims listen: containerd's path rule, which daemons, shims and `ctr shim` each compute for themselves."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import hashlib
 import os
 import socket
 
-#: containerd's own, whatever the daemon's state directory is.
+#: containerd's own, whatever a daemon's state directory is.
 FOLDER = "/run/containerd/s"
 
 
 def path_for(daemon_address: str, namespace: str, id: str) -> str:
-    """Return where the shim of a task listens: named by a hash of the daemon's gRPC address, namespace and id."""
+    """Return the socket's path: a hash of the daemon's gRPC address, the namespace and the task's id or group."""
     name = os.path.normpath(os.path.join(daemon_address, namespace, id))
     return f"{FOLDER}/{hashlib.sha256(name.encode()).hexdigest()}"
 
@@ -25,7 +25,7 @@ def listen(path: str) -> socket.socket:
         pass  # as it should be
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        # No moment with wider permissions: the mode is taken from the descriptor before it is bound.
+        # No moment with wider permissions: the file takes its mode from the descriptor.
         os.fchmod(sock.fileno(), 0o600)
         sock.bind(path)
         os.chmod(path, 0o600)

@@ -1,0 +1,53 @@
+"""The parts of this daemon, by containerd's names for them: what clients look up before they use it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from wherry.daemon.config import Config
+from wherry.daemon.services.introspection import Plugin
+
+_SERVICES = (
+    "containers",
+    "content",
+    "diff",
+    "events",
+    "healthcheck",
+    "images",
+    "introspection",
+    "leases",
+    "namespaces",
+    "snapshots",
+    "tasks",
+    "version",
+)
+
+
+def plugins(config: Config, snapshotters: Iterable[str]) -> list[Plugin]:
+    """Return the plugins of a daemon with these snapshotters."""
+
+    def below(name: str) -> dict[str, str]:
+        return {"root": os.path.join(config.root, name)}
+
+    found = [Plugin("io.containerd.content.v1", "content", exports=below("io.containerd.content.v1.content"))]
+    found += [
+        Plugin(
+            "io.containerd.snapshotter.v1",
+            name,
+            exports=below(f"io.containerd.snapshotter.v1.{name}"),
+            on_platform=True,
+        )
+        for name in snapshotters
+    ]
+    found += [
+        Plugin("io.containerd.metadata.v1", "bolt", ["io.containerd.content.v1", "io.containerd.snapshotter.v1"]),
+        Plugin("io.containerd.gc.v1", "scheduler", ["io.containerd.metadata.v1"]),
+        Plugin("io.containerd.differ.v1", "walking", ["io.containerd.metadata.v1"], on_platform=True),
+        Plugin("io.containerd.event.v1", "exchange"),
+        Plugin("io.containerd.runtime.v1", "linux", ["io.containerd.metadata.v1"], on_platform=True),
+        Plugin("io.containerd.runtime.v2", "task", ["io.containerd.metadata.v1"], on_platform=True),
+    ]
+    found += [Plugin("io.containerd.grpc.v1", name) for name in _SERVICES]
+    found.append(Plugin("io.containerd.ttrpc.v1", "events"))
+    return found

@@ -1,0 +1,168 @@
+"""The daemon: everything made in its order, and undone in the reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+from wherry.daemon import log as daemon_log
+from wherry.daemon import sockets
+from wherry.daemon.collector import Collector
+from wherry.daemon.config import Config
+from wherry.daemon.exchange import Exchange
+from wherry.daemon.plugins import plugins
+from wherry.daemon.runtime import shims
+from wherry.daemon.runtime.info import runtime_info
+from wherry.daemon.runtime.shim_manager import ShimManager
+from wherry.daemon.services.checkpoints import CheckpointArchives
+from wherry.daemon.services.containers import ContainersService
+from wherry.daemon.services.content import ContentService
+from wherry.daemon.services.diff import DiffService
+from wherry.daemon.services.events import EventsService, TtrpcEventsService
+from wherry.daemon.services.health import HealthService
+from wherry.daemon.services.images import ImagesService
+from wherry.daemon.services.introspection import IntrospectionService
+from wherry.daemon.services.leases import LeasesService
+from wherry.daemon.services.namespaces import NamespacesService
+from wherry.daemon.services.snapshots import SnapshotsService
+from wherry.daemon.services.tasks import TasksService
+from wherry.daemon.services.version import VersionService
+from wherry.rpc.service import Service
+from wherry.rpc.ttrpc_server import TtrpcServer
+from wherry.store.containers import ContainerStore
+from wherry.store.content import ContentStore
+from wherry.store.database import Database
+from wherry.store.images import ImageStore
+from wherry.store.leases import LeaseStore
+from wherry.store.namespaces import NamespaceStore
+from wherry.store.snapshots import Snapshotter, snapshotters
+from wherry.zygote.client import Zygote
+
+log = logging.getLogger(__name__)
+
+#: What the zygote has imported: the shim, what becomes another program, and the worker for layers.
+LAYER_WORKER = "wherry.images.worker:main"
+ZYGOTE_TARGETS = (*shims.TARGETS, LAYER_WORKER)
+
+#: The database's file, below the root.
+_DATABASE = "meta.db"
+
+
+def run(config: Config) -> None:
+    """Be the daemon until SIGTERM or SIGINT. FailedPrecondition if another one is in the way."""
+    daemon_log.log_to_stderr(config.log_level)
+    asyncio.run(_run(config))
+
+
+async def _run(config: Config) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as undo:
+        os.makedirs(config.state, mode=0o711, exist_ok=True)
+        undo.callback(os.close, sockets.lock_root(config.root))
+        for path in (config.address, config.ttrpc_address):
+            sockets.make_way(path)
+        daemon = Daemon(config)
+        await daemon.start(undo)
+        sockets.notify("READY=1")
+        log.info("serving", extra={"address": config.address, "pid": os.getpid()})
+        await stop.wait()
+        sockets.notify("STOPPING=1")
+        log.info("stopping: containers go on")
+
+
+class Daemon:
+    """One daemon's parts."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.exchange = Exchange()
+
+    async def start(self, undo: AsyncExitStack) -> None:
+        """Make the parts, find the tasks that are there, and serve; `undo` takes everything down again."""
+        config = self.config
+        # gRPC starts threads as soon as it is imported: the zygote is there before it, and makes all our children.
+        zygote = await Zygote.start(ZYGOTE_TARGETS)
+        undo.push_async_callback(zygote.close)
+        database = Database(os.path.join(config.root, _DATABASE))
+        undo.callback(database.close)
+        content = ContentStore(database, os.path.join(config.root, "io.containerd.content.v1.content"))
+        await content.collect()
+        layers = snapshotters(database, config.root)
+        for snapshotter in layers.values():
+            await snapshotter.collect()
+        tasks = await undo.enter_async_context(asyncio.TaskGroup())
+        background: list[asyncio.Task[None]] = []
+        # On the way out, before the group waits for its tasks.
+        undo.callback(lambda: [task.cancel() for task in background])
+        collector = Collector(database, content, layers, self.exchange)
+        manager = ShimManager(
+            root=config.root,
+            state=config.state,
+            address=config.address,
+            ttrpc_address=config.ttrpc_address,
+            shims_configured=config.runtimes,
+            zygote=zygote,
+            exchange=self.exchange,
+            debug=config.log_level == "debug",
+        )
+        services = self._services(database, content, layers, collector, manager, zygote)
+        # The ttrpc socket is there before shims are called: they have events to deliver.
+        ttrpc = TtrpcServer(services)
+        background.append(tasks.create_task(ttrpc.serve(sockets.listen(config.ttrpc_address))))
+        undo.callback(_remove, config.ttrpc_address)
+        found = asyncio.Event()
+        background.append(tasks.create_task(manager.run(found)))
+        await found.wait()
+        background.append(tasks.create_task(collector.run()))
+        from wherry.rpc.grpc_server import GrpcServer
+
+        grpc = GrpcServer(services)
+        mask = os.umask(0o117)
+        try:
+            await grpc.start(config.address)
+        finally:
+            os.umask(mask)
+        undo.callback(_remove, config.address)
+        undo.push_async_callback(grpc.stop)
+
+    def _services(
+        self,
+        database: Database,
+        content: ContentStore,
+        layers: dict[str, Snapshotter],
+        collector: Collector,
+        manager: ShimManager,
+        zygote: Zygote,
+    ) -> Sequence[Service]:
+        exchange = self.exchange
+        containers = ContainerStore(database)
+        services: list[Service] = [
+            VersionService(),
+            IntrospectionService(plugins(self.config, layers), self.config.root, runtime_info(self.config.runtimes)),
+            NamespacesService(NamespaceStore(database), exchange),
+            ContainersService(containers, exchange, collector),
+            ImagesService(ImageStore(database), exchange, collector),
+            LeasesService(LeaseStore(database), collector),
+            EventsService(exchange),
+            TtrpcEventsService(exchange),
+            ContentService(content, exchange, collector),
+            SnapshotsService(layers, exchange, collector),
+            DiffService(content, zygote),
+            TasksService(manager, containers, CheckpointArchives(content)),
+        ]
+        services.append(HealthService([service.descriptor.full_name for service in services]))
+        return services
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return

@@ -1,0 +1,55 @@
+"""`delete`: remove what a shim that is gone left of its container. No event loop, no thread."""
+
+from __future__ import annotations
+
+import os
+
+from wherry.api import typeurl
+from wherry.api.runtime.task.v2.task_pb2 import DeleteResponse
+from wherry.linux import mount
+from wherry.shim import options
+
+#: 128 + SIGKILL: nobody saw how it ended.
+_UNSEEN_EXIT = 137
+
+#: What the stock shims answer for a container that never had a process.
+_NO_PID = (1 << 32) - 1
+
+
+def delete(bundle: str, namespace: str, id: str) -> bytes:
+    """Kill and delete the container, unmount its root file system; return a marshalled DeleteResponse.
+
+    Everything may be gone already: after a normal end it is.
+    """
+    recorded = options.read(bundle)
+    pid = _init_pid(bundle)
+    if pid is not None or os.path.exists(os.path.join(bundle, "log.json")):
+        _delete_container(recorded, namespace, id)
+    mount.unmount_all(os.path.join(bundle, "rootfs"), mount.MNT_DETACH)
+    response = DeleteResponse(pid=_NO_PID if pid is None else pid, exit_status=_UNSEEN_EXIT, exited_at=typeurl.now())
+    return response.SerializeToString()
+
+
+def _init_pid(bundle: str) -> int | None:
+    try:
+        with open(os.path.join(bundle, "init.pid")) as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+def _delete_container(recorded: options.Options, namespace: str, id: str) -> None:
+    root = options.runtime_root(recorded, namespace)
+    if not os.path.exists(os.path.join(root, id)):
+        # runc's and crun's state of a container is a directory of its name: without one there is nothing to ask for.
+        return
+    command = [recorded.binary_name or options.DEFAULT_BINARY, "--root", root]
+    if recorded.systemd_cgroup:
+        command.append("--systemd-cgroup")
+    command += ["delete", "--force", id]
+    null = [(os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in (0, 1, 2)]
+    try:
+        pid = os.posix_spawnp(command[0], command, os.environ, file_actions=null)
+    except OSError:
+        return  # the runtime was removed: its containers' mounts go all the same
+    os.waitpid(pid, 0)
