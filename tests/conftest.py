@@ -1,74 +1,122 @@
-"""Fixtures for every room: the real peers, each in a place of its own, ended with the session that started it."""
+"""Fixtures for every room: the real peers, each in a place of its own, ended with the session that started it.
+
+What a test leaves on the machine is an error of that test: see `nothing_left`.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import tempfile
-import time
-import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import pytest
 
+from tests.harness import archives
+from tests.harness.daemon import COMMANDS, Containerd, Daemon, Wherryd
 
-@dataclass(frozen=True)
-class Containerd:
-    """Debian's containerd, running: its socket, its directories, and a namespace that nobody else uses."""
+AnyDaemon = TypeVar("AnyDaemon", bound=Daemon)
 
-    address: str
-    root: Path
-    state: Path
-    pid: int
+#: The daemons that run now, with the length that each one's log had when the present test began.
+_RUNNING: dict[Daemon, int] = {}
 
-    def namespace(self) -> str:
-        return "t" + uuid.uuid4().hex[:12]
+
+def _running(daemon: AnyDaemon) -> Iterator[AnyDaemon]:
+    """Run a daemon for as long as a fixture lives."""
+    try:
+        daemon.start()
+        _RUNNING[daemon] = 0
+        yield daemon
+    finally:
+        _RUNNING.pop(daemon, None)
+        daemon.close()
+
+
+def _need_root(*programs: str | Path) -> None:
+    missing = [str(program) for program in programs if shutil.which(program) is None]
+    if missing or os.geteuid() != 0:
+        pytest.skip(f"needs root{' and '.join(['', *missing])}")
 
 
 @pytest.fixture(scope="session")
 def containerd() -> Iterator[Containerd]:
-    """Debian's containerd with root, state, socket and plugins of its own; skips where it is not installed."""
-    binary = shutil.which("containerd")
-    if binary is None or os.geteuid() != 0:
-        pytest.skip("needs root and Debian's containerd")
-    with tempfile.TemporaryDirectory(prefix="ctrd-") as name:
-        directory = Path(name)
-        config = directory / "config.toml"
-        config.write_text(
-            f'''version = 2
-root = "{directory}/root"
-state = "{directory}/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.devmapper",
-                    "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
-                    "io.containerd.snapshotter.v1.zfs", "io.containerd.tracing.processor.v1.otlp"]
-[grpc]
-  address = "{directory}/c.sock"
-[ttrpc]
-  address = "{directory}/c.sock.ttrpc"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "{directory}/opt"
-'''
-        )
-        with open(directory / "log", "wb") as log:
-            process = subprocess.Popen([binary, "--config", config], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        address = f"{directory}/c.sock"
-        try:
-            _wait_until_it_answers(process, address, directory / "log")
-            yield Containerd(address, directory / "root", directory / "state", process.pid)
-        finally:
-            process.terminate()
-            process.wait()
+    """Debian's containerd with root, state, socket and plugins of its own, one for each worker."""
+    _need_root("containerd", "ctr")
+    yield from _running(Containerd())
 
 
-def _wait_until_it_answers(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        asked = subprocess.run(["ctr", "--address", address, "version"], check=False, capture_output=True)
-        if asked.returncode == 0:
-            return
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError("containerd does not answer: " + log.read_text())
-        time.sleep(0.05)
+@pytest.fixture(scope="session")
+def wherryd() -> Iterator[Wherryd]:
+    """The installed wherryd with root, state and socket of its own, one for each worker."""
+    _need_root(COMMANDS / "wherryd", "ctr")
+    yield from _running(Wherryd())
+
+
+class StartDaemon(Protocol):
+    """What the fixture `start_daemon` gives: starts a daemon that ends with the test."""
+
+    def __call__(self, daemon: AnyDaemon) -> AnyDaemon: ...
+
+
+@pytest.fixture
+def start_daemon() -> Iterator[StartDaemon]:
+    """Start a daemon for this test alone: one that is killed, restarted, or configured otherwise."""
+    running: list[Iterator[Daemon]] = []
+
+    def start(daemon: AnyDaemon) -> AnyDaemon:
+        _need_root("ctr")
+        run = _running(daemon)
+        running.append(run)
+        return next(run)
+
+    yield start
+    for run in running:
+        for _ in run:
+            raise AssertionError("a daemon is yielded once")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """Empty the namespaces that the test used, and fail it if a mount, process, cgroup, FIFO … of them is left."""
+    for daemon in _RUNNING:
+        _RUNNING[daemon] = daemon.log.stat().st_size
+    yield
+    left = [f"{daemon.kind}: {what}" for daemon in _RUNNING for what in daemon.finish_test()]
+    assert not left, "left behind:\n" + "\n".join(left)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Show, with a failed test, what its daemons logged meanwhile."""
+    report: pytest.TestReport = yield  # type: ignore[assignment]
+    if report.failed:
+        for daemon, start in _RUNNING.items():
+            with open(daemon.log, "rb") as log:
+                log.seek(start)
+                report.sections.append((f"log of {daemon.kind}", log.read()[-20000:].decode(errors="replace")))
+    return report  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="session")
+def busybox_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The busybox image of two layers as an OCI archive, named archives.BUSYBOX."""
+    path = tmp_path_factory.mktemp("archives") / "busybox.oci.tar"
+    path.write_bytes(archives.busybox().oci())
+    return path
+
+
+@pytest.fixture(scope="session")
+def busybox_docker_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same image as `docker save` would write it."""
+    path = tmp_path_factory.mktemp("archives") / "busybox.docker.tar"
+    path.write_bytes(archives.busybox().docker())
+    return path
+
+
+@pytest.fixture(scope="session")
+def busybox_rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its root file system as a plain tar."""
+    path = tmp_path_factory.mktemp("archives") / "rootfs.tar"
+    path.write_bytes(archives.rootfs_tar())
+    return path

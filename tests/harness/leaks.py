@@ -1,0 +1,113 @@
+"""What a daemon or a container must not leave on the machine, looked for by the names that only our tests use."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.harness.command import run
+
+if TYPE_CHECKING:
+    from tests.harness.daemon import Daemon
+    from tests.harness.names import Names
+
+#: Seconds for what ends by itself a moment after the command that caused it: a shim, its socket, a cgroup.
+_PATIENCE = 10.0
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_RUNC = Path("/run/containerd/runc")
+_FIFOS = Path("/run/containerd/fifo")
+_SHIM_SOCKETS = Path("/run/containerd/s")
+_NETWORKS = Path("/run/netns")
+
+
+def of_namespaces(daemon: Daemon, names: Names) -> list[str]:
+    """Return what the namespaces and ids of a test left, each as a sentence; empty when all is gone."""
+    left = [f"mount: {line}" for line in mounts() if f"{daemon.directory}/" in line]
+    for namespace in names.namespaces:
+        left += [f"process: {line}" for line in processes(namespace)]
+        left += [f"cgroup: {path}" for path in cgroups(namespace)]
+        left += [f"runc state: {path}" for path in entries(_RUNC / namespace)]
+        for top in (daemon.state, daemon.root):
+            for runtimes in top.glob("io.containerd.runtime.*"):
+                left += [f"bundle: {path}" for path in entries(runtimes / namespace)]
+        for container in names.ids:
+            socket = shim_socket(daemon.address, namespace, container)
+            left += [f"shim socket of {namespace}/{container}: {socket}"] if socket.exists() else []
+    for container in names.ids:
+        left += [f"fifo: {path}" for path in _FIFOS.glob(f"*/{container}-*")]
+        left += [f"network namespace: {path}" for path in entries(_NETWORKS) if container in path.name]
+    return left
+
+
+def of_directory(directory: Path) -> list[str]:
+    """Return what holds on to a daemon's directory after its end."""
+    left = [f"mount: {line}" for line in mounts() if f"{directory}/" in line]
+    return left + [f"process: {line}" for line in processes(f"{directory}/")]
+
+
+def remaining(find: Callable[[], list[str]]) -> list[str]:
+    """Look until nothing is left or patience ends; returns what is left then."""
+    deadline = time.monotonic() + _PATIENCE
+    while (left := find()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
+
+
+def tidy(names: Names) -> None:
+    """Remove the empty directories that runc and containerd leave for every namespace they ever saw."""
+    for namespace in names.namespaces:
+        for path in (_RUNC / namespace, *_CGROUPS.glob(f"*/{namespace}"), _CGROUPS / namespace):
+            with contextlib.suppress(OSError):  # absent, or not empty: then it has been reported
+                path.rmdir()
+
+
+def mounts() -> list[str]:
+    return Path("/proc/self/mountinfo").read_text().splitlines()
+
+
+def unmount_below(directory: Path) -> None:
+    """Unmount what is left under a directory of ours, so that removing it can't reach into a container's root."""
+    points = [line.split()[4] for line in mounts() if line.split()[4].startswith(f"{directory}/")]
+    for point in reversed(points):
+        run(["umount", "--lazy", point])
+
+
+def processes(word: str) -> Iterator[str]:
+    """Yield the processes whose command line, working directory or root holds the word."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            places = [os.readlink(process / "cwd"), os.readlink(process / "root")]
+        except OSError:
+            continue  # gone meanwhile
+        if int(process.name) != os.getpid() and any(word in text for text in (command, *(f"{p}/" for p in places))):
+            yield f"{process.name} {command} (in {places[0]})"
+
+
+def cgroups(namespace: str) -> list[Path]:
+    """Return the cgroups of containers in a namespace, in every hierarchy."""
+    tops = [*_CGROUPS.glob(f"*/{namespace}"), _CGROUPS / namespace]
+    return list(itertools.chain.from_iterable(_directories(top) for top in tops))
+
+
+def shim_socket(address: str, namespace: str, id: str) -> Path:
+    """Return where containerd's rule puts a shim's socket (compat.md, section 14)."""
+    return _SHIM_SOCKETS / hashlib.sha256(f"{address}/{namespace}/{id}".encode()).hexdigest()
+
+
+def entries(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _directories(directory: Path) -> list[Path]:
+    return [path for path in entries(directory) if path.is_dir()]
