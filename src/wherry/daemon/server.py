@@ -31,6 +31,7 @@ from wherry.daemon.services.namespaces import NamespacesService
 from wherry.daemon.services.snapshots import SnapshotsService
 from wherry.daemon.services.tasks import TasksService
 from wherry.daemon.services.version import VersionService
+from wherry.images import process
 from wherry.rpc.service import Service
 from wherry.rpc.ttrpc_server import TtrpcServer
 from wherry.store.containers import ContainerStore
@@ -45,8 +46,7 @@ from wherry.zygote.client import Zygote
 log = logging.getLogger(__name__)
 
 #: What the zygote has imported: the shim, what becomes another program, and the worker for layers.
-LAYER_WORKER = "wherry.images.worker:main"
-ZYGOTE_TARGETS = (*shims.TARGETS, LAYER_WORKER)
+ZYGOTE_TARGETS = (*shims.TARGETS, process.TARGET)
 
 #: The database's file, below the root.
 _DATABASE = "meta.db"
@@ -94,9 +94,11 @@ class Daemon:
         undo.callback(database.close)
         content = ContentStore(database, os.path.join(config.root, "io.containerd.content.v1.content"))
         await content.collect()
-        layers = snapshotters(database, config.root)
+        spawn = process.zygote_spawner(zygote.fork)
+        layers = snapshotters(database, config.root, process.copier(spawn))
         for snapshotter in layers.values():
             await snapshotter.collect()
+            undo.push_async_callback(snapshotter.close)
         tasks = await undo.enter_async_context(asyncio.TaskGroup())
         background: list[asyncio.Task[None]] = []
         # On the way out, before the group waits for its tasks.
@@ -112,7 +114,7 @@ class Daemon:
             exchange=self.exchange,
             debug=config.log_level == "debug",
         )
-        services = self._services(database, content, layers, collector, manager, zygote)
+        services = self._services(database, content, layers, collector, manager, spawn)
         # The ttrpc socket is there before shims are called: they have events to deliver.
         ttrpc = TtrpcServer(services)
         background.append(tasks.create_task(ttrpc.serve(sockets.listen(config.ttrpc_address))))
@@ -139,7 +141,7 @@ class Daemon:
         layers: dict[str, Snapshotter],
         collector: Collector,
         manager: ShimManager,
-        zygote: Zygote,
+        spawn: process.Spawn,
     ) -> Sequence[Service]:
         exchange = self.exchange
         containers = ContainerStore(database)
@@ -152,9 +154,9 @@ class Daemon:
             LeasesService(LeaseStore(database), collector),
             EventsService(exchange),
             TtrpcEventsService(exchange),
-            ContentService(content, exchange, collector),
+            ContentService(content, collector),
             SnapshotsService(layers, exchange, collector),
-            DiffService(content, zygote),
+            DiffService(content, spawn, os.path.join(self.config.state, "layers")),
             TasksService(manager, containers, CheckpointArchives(content)),
         ]
         services.append(HealthService([service.descriptor.full_name for service in services]))

@@ -94,7 +94,14 @@ class Applier:
             self._white_out(base[len(_WHITEOUT) :], entry)
             return
         self._create(base, entry)
+        self._mark_applied(base)
+
+    def _mark_applied(self, base: bytes) -> None:
         self._applied.add(self._path(base))
+        ancestor = self._here
+        while ancestor not in self._ancestors:
+            self._ancestors.add(ancestor)
+            ancestor = os.path.dirname(ancestor)
 
     def _path(self, base: bytes) -> bytes:
         return self._here + base if self._here == b"/" else self._here + b"/" + base
@@ -107,11 +114,8 @@ class Applier:
             os.chdir(b"/" + parent)
         except (FileNotFoundError, NotADirectoryError):
             self._enter_or_make(parent)
-        self._here = here = os.getcwdb()
+        self._here = os.getcwdb()
         self._parent = parent
-        while here not in self._ancestors:
-            self._ancestors.add(here)
-            here = os.path.dirname(here)
 
     def _enter_or_make(self, parent: bytes) -> None:
         os.chdir(b"/")
@@ -168,7 +172,7 @@ class Applier:
     def _make_parent(self, part: bytes) -> None:
         """Make a directory that the archive does not describe: as it is in the lower layers, else 0755."""
         os.mkdir(part, 0o755)
-        os.chmod(part, 0o755)  # without the set-group-id bit, which would be inherited
+        os.chmod(part, 0o755)  # noqa: S103 — without the set-group-id bit, which would be inherited
         if self._overlay is None:
             return
         path = os.path.join(os.getcwdb(), part)
@@ -342,7 +346,7 @@ class Applier:
                 os.utime(fd, ns=(seen.st_atime_ns, seen.st_mtime_ns))
             finally:
                 os.close(fd)
-            self._applied.add(self._path(base))
+            self._mark_applied(base)
         finally:
             os.close(source)
         os.chdir(here)

@@ -96,6 +96,15 @@ async def run(spawn: Spawn, arguments: dict[str, Any], fds: Sequence[int] = ()) 
     return result
 
 
+def copier(spawn: Spawn) -> Callable[[str, str], Awaitable[None]]:
+    """Return a function that copies the contents of one directory to another, empty one, in a worker."""
+
+    async def copy(source: str, target: str) -> None:
+        await run(spawn, {"action": "copy", "source": source, "target": target})
+
+    return copy
+
+
 async def _read_all(sock: socket.socket) -> bytes:
     loop = asyncio.get_running_loop()
     pieces = []

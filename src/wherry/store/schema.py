@@ -74,13 +74,12 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX content_by_digest ON content (digest);
 
     CREATE TABLE ingests (
-        id INTEGER PRIMARY KEY,               -- names the directory below ingest/
+        id INTEGER PRIMARY KEY AUTOINCREMENT, -- names the directory below ingest/; never used again
         namespace TEXT NOT NULL,
         ref TEXT NOT NULL,
         total INTEGER NOT NULL,
         expected TEXT NOT NULL,
-        started_at INTEGER NOT NULL,
-        updated_at INTEGER NOT NULL,
+        started_at INTEGER NOT NULL,          -- when it was updated last, its file knows
         expires_at INTEGER,                   -- NULL: held by a lease
         UNIQUE (namespace, ref)
     );

@@ -1,0 +1,34 @@
+"""Snapshots: layered file systems. One `Snapshotter` keeps the records; overlayfs and native keep the files."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from wherry.store.database import Database
+from wherry.store.snapshots.native import Copy, Native
+from wherry.store.snapshots.overlayfs import Overlayfs
+from wherry.store.snapshots.snapshotter import Info, Kind, Snapshotter
+
+__all__ = ["Copy", "Info", "Kind", "Native", "Overlayfs", "Snapshotter", "snapshotters"]
+
+log = logging.getLogger(__name__)
+
+
+def snapshotters(database: Database, root: str, copy: Copy) -> dict[str, Snapshotter]:
+    """Return the snapshotters that work below the daemon's root, by name.
+
+    `copy` copies the contents of one directory to another, empty one.
+    """
+    made = {}
+    try:
+        overlayfs = Overlayfs(_directory(root, "overlayfs"))
+        made["overlayfs"] = Snapshotter(database, "overlayfs", overlayfs)
+    except OSError as error:
+        log.warning("no overlayfs snapshotter: %s", error)
+    made["native"] = Snapshotter(database, "native", Native(_directory(root, "native"), copy))
+    return made
+
+
+def _directory(root: str, name: str) -> str:
+    return os.path.join(root, f"io.containerd.snapshotter.v1.{name}")

@@ -1,0 +1,89 @@
+"""The overlayfs back end: a snapshot is an upper directory over those of its parents."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from wherry.linux import mount, tree
+from wherry.linux.mount import Mount
+from wherry.linux.tree import Usage
+from wherry.store.ingest import in_thread
+from wherry.store.snapshots.directories import Directories
+
+
+class Overlayfs:
+    """Directories `fs` and `work` for each snapshot, put over each other by the kernel."""
+
+    def __init__(self, root: str) -> None:
+        """Raises OSError where overlayfs cannot be mounted on this file system."""
+        self.directories = Directories(root)
+        # An unprivileged mount keeps its marks in other attributes, if the kernel can do that at all (5.11).
+        self._user_xattrs = not _in_initial_user_namespace()
+        _try(root, ["userxattr"] if self._user_xattrs else [])
+        # After the trial, which loads the module. An index would pin the upper directory to its first lower one.
+        self._index = os.path.exists("/sys/module/overlay/parameters/index")
+
+    async def make(self, parents: Sequence[int], *, active: bool) -> str | None:
+        """Make the directory of a new snapshot on these parents, nearest first."""
+        made = self.directories.make()
+        upper = os.path.join(made, "fs")
+        os.mkdir(upper)
+        os.chmod(upper, 0o755)  # noqa: S103 — it is the root of a file system
+        if active:
+            work = os.path.join(made, "work")
+            os.mkdir(work)
+            os.chmod(work, 0o711)  # noqa: S103 — as containerd has it; the directory above is closed
+        if parents:
+            # The upper directory is the root that the container sees.
+            seen = os.stat(self._fs(parents[0]))
+            os.chown(upper, seen.st_uid, seen.st_gid)
+            os.chmod(upper, stat.S_IMODE(seen.st_mode))
+        return made
+
+    def mounts(self, id: int, parents: Sequence[int], *, active: bool) -> list[Mount]:
+        """Return the mounts that show a snapshot, options in containerd 1.6's order."""
+        if not parents:
+            return [Mount("bind", self._fs(id), ["rw" if active else "ro", "rbind"])]
+        if not active and len(parents) == 1:
+            return [Mount("bind", self._fs(parents[0]), ["ro", "rbind"])]
+        options = []
+        if self._index:
+            options.append("index=off")
+        if self._user_xattrs:
+            options.append("userxattr")
+        if active:
+            options += [f"workdir={self.directories.path(id, 'work')}", f"upperdir={self._fs(id)}"]
+        options.append("lowerdir=" + ":".join(map(self._fs, parents)))
+        return [Mount("overlay", "overlay", options)]
+
+    async def usage(self, id: int) -> Usage:
+        """Measure what a snapshot has beyond its parents."""
+        return await in_thread(lambda: tree.usage(self._fs(id)))
+
+    def _fs(self, id: int) -> str:
+        return self.directories.path(id, "fs")
+
+
+def _in_initial_user_namespace() -> bool:
+    with open("/proc/self/uid_map") as file:
+        return file.read().split() == ["0", "0", "4294967295"]
+
+
+def _try(root: str, options: Sequence[str]) -> None:
+    with ExitStack() as stack:
+        trial = tempfile.mkdtemp(prefix="trial-", dir=root)
+        stack.callback(tree.remove, trial)
+        for name in ("lower1", "lower2", "upper", "work", "merged"):
+            os.mkdir(os.path.join(trial, name))
+        data = [
+            *options,
+            f"lowerdir={trial}/lower2:{trial}/lower1",
+            f"upperdir={trial}/upper",
+            f"workdir={trial}/work",
+        ]
+        mount.mount("overlay", f"{trial}/merged", "overlay", 0, ",".join(data))
+        stack.callback(mount.umount, f"{trial}/merged", mount.MNT_DETACH)
