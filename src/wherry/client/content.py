@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from itertools import chain
 from os import urandom
 
 from wherry.api.services.content.v1 import content_pb2
@@ -21,6 +23,7 @@ from wherry.rpc.context import metadata_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 
     from wherry.api.services.content.v1.content_pb2 import Info, Status, WriteContentRequest
@@ -123,16 +126,23 @@ class Content:
             except AlreadyExists:
                 return await self._labelled(expected, labels)
             except Unavailable as error:
-                if "locked" not in error.message:
+                if not _is_locked(error):
                     raise
-                ref = f"{ref}-{urandom(6).hex()}"
+                ref = _another(ref)
         upload = _Upload(ref, pieces, offset, total, expected, labels or {})
         try:
-            await self._send(upload)
+            try:
+                await self._send(upload)
+            except Unavailable as error:
+                if not _is_locked(error) or offset:
+                    raise
+                upload = upload.under(_another(ref))
+                await self._send(upload)
         except AlreadyExists:
             return await self._labelled(expected or upload.digest, labels)
         except BaseException as error:
-            await self._drop(ref)
+            if not (isinstance(error, Unavailable) and _is_locked(error)):
+                await self._drop(upload.ref)
             if isinstance(error, Error) and "no space left on device" in error.message:
                 raise ResourceExhausted(error.message) from None
             if isinstance(error, FailedPrecondition) and offset:
@@ -157,10 +167,11 @@ class Content:
         responses = self._stub.write(upload.requests(), metadata=self._metadata)
         try:
             async for response in responses:
+                upload.answered()
                 if response.action == content_pb2.COMMIT:
                     committed = response
         finally:
-            upload.stopped = True
+            upload.stop()
             await responses.aclose()
         if upload.error is not None:
             raise upload.error
@@ -185,8 +196,11 @@ class Content:
 
 
 class _Upload:
-    """The requests of one Write stream, made as they are asked for. Each data message is answered, so memory is bounded
-    by the transport's window."""
+    """The requests of one Write stream, each made when the one before it was answered.
+
+    In an event loop, that is: gRPC's Python loses the server's reason if a stream ends while a message is on its way.
+    A blocking channel never suspends, so there it is the transport that asks for the next when it has room for it.
+    """
 
     def __init__(
         self, ref: str, pieces: Iterable[bytes], offset: int, total: int, expected: str, labels: Mapping[str, str]
@@ -197,20 +211,40 @@ class _Upload:
         self.digest = expected
         #: What went wrong while pieces were read; gRPC would not tell it.
         self.error: Exception | None = None
-        #: Set when the answers are over: a transport may ask for one request more, and the pieces are no longer its.
-        self.stopped = False
-        self._pieces = pieces
+        self._stopped = False
+        self._answers = _semaphore()
+        self._pieces = _cut(pieces, offset)
+        #: What was taken before the first answer, which may be that the ref is locked.
+        self._taken: list[bytes] = []
+        self._begun = False
         self._offset = offset
         self._total = total
         self._labels = labels
 
+    def under(self, ref: str) -> _Upload:
+        """Return an upload of the same bytes, under another ref, after the first request of this one was refused."""
+        return _Upload(ref, chain(self._taken, self._pieces), 0, self._total, self.expected, self._labels)
+
+    def answered(self) -> None:
+        """Note that a request was answered."""
+        self._begun = True
+        self._taken.clear()
+        if self._answers is not None:
+            self._answers.release()
+
+    def stop(self) -> None:
+        """Make no request any more: a transport may still ask for one, and the pieces are no longer its."""
+        self._stopped = True
+        if self._answers is not None:
+            self._answers.release()
+
     async def requests(self) -> AsyncIterator[WriteContentRequest]:
         try:
             for request in self._requests():
-                if self.stopped:
-                    return
                 yield request
-                if self.stopped:
+                if self._answers is not None:
+                    await self._answers.acquire()
+                if self._stopped:
                     return
         except Exception as error:
             self.error = error
@@ -222,7 +256,9 @@ class _Upload:
         sent = self._offset
         data = b""
         request = content_pb2.WriteContentRequest(ref=self.ref, total=self._total, expected=self.expected)
-        for piece in _cut(self._pieces, self._offset):
+        for piece in self._pieces:
+            if not self._begun:
+                self._taken.append(piece)
             if hasher is not None:
                 hasher.update(piece)
             if data:
@@ -242,6 +278,26 @@ class _Upload:
         request.expected = self.digest
         request.labels.update(self._labels)
         yield request
+
+
+def _is_locked(error: Unavailable) -> bool:
+    return "locked" in error.message
+
+
+def _another(ref: str) -> str:
+    return f"{ref}-{urandom(6).hex()}"
+
+
+def _semaphore() -> asyncio.Semaphore | None:
+    """Return a semaphore of the event loop that runs here; None without one."""
+    loops = sys.modules.get("asyncio")
+    if loops is None:
+        return None
+    try:
+        loops.get_running_loop()
+    except RuntimeError:
+        return None
+    return loops.Semaphore(0)  # type: ignore[no-any-return]
 
 
 def _cut(pieces: Iterable[bytes], skip: int) -> Iterator[bytes]:
