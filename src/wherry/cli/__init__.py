@@ -1,0 +1,1 @@
+"""The wherry command: parsing and printing. What it does, the client room can do."""

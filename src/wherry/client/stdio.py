@@ -146,7 +146,7 @@ class Streams:
             self._stdin = -1
 
     def drain(self, timeout: float) -> None:
-        """Copy until the outputs have ended, or nothing came for `timeout` seconds: a process may hold them for ever."""
+        """Copy until the outputs have ended, or nothing came for `timeout` seconds: they may be held for ever."""
         self.opened()
         while self._outputs:
             before = {fd: _readable(fd) for fd in self._outputs}

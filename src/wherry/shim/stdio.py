@@ -58,7 +58,13 @@ class Copier:
         os.set_blocking(source, False)
         os.set_blocking(target, False)
         self.finished = False
-        self._loop.add_reader(source, self._copy)
+        self._started = False
+
+    def start(self) -> None:
+        """Begin to copy. Does nothing the second time."""
+        if not self._started and not self.finished:
+            self._started = True
+            self._loop.add_reader(self._source, self._copy)
 
     def _copy(self) -> None:
         moved = 0
@@ -240,7 +246,16 @@ class Streams:
     # -- life -------------------------------------------------------------------------------------------------------
 
     def started(self) -> None:
-        """Close the container's ends of the pipes: the container has its own now."""
+        """Close the container's ends of the pipes, as it has its own now, and copy.
+
+        Not before: what a runtime that fails has to say goes into its error, not to the container's client.
+        """
+        self._close_descriptors()
+        for copier in (*self._copiers, self._stdin_copier):
+            if copier is not None:
+                copier.start()
+
+    def _close_descriptors(self) -> None:
         for fd in self.descriptors.values():
             os.close(fd)
         self.descriptors.clear()
@@ -262,7 +277,7 @@ class Streams:
 
     def close(self) -> None:
         """Close everything, whatever state it is in."""
-        self.started()
+        self._close_descriptors()
         self.close_stdin()
         if self._stdin_copier is not None:
             self._stdin_copier.close()
