@@ -7,6 +7,9 @@ import json
 import shutil
 import subprocess
 import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,19 +79,24 @@ def make_archives(directory: Path) -> Archives:
     return made
 
 
-def podman(directory: Path) -> tuple[str, ...]:
-    """Return the beginning of a podman command whose store is in a directory."""
-    storage = ("--root", f"{directory}/root", "--runroot", f"{directory}/run", "--tmpdir", f"{directory}/tmp")
-    return ("podman", *storage, "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "file")
+@contextmanager
+def podman() -> Iterator[tuple[str, ...]]:
+    """Give the beginning of a podman command with a store of its own, whose path podman wants short."""
+    with tempfile.TemporaryDirectory(prefix="p-", dir="/tmp") as place:
+        storage = ("--root", f"{place}/root", "--runroot", f"{place}/run", "--tmpdir", f"{place}/tmp")
+        yield (
+            *("podman", *storage, "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs"),
+            *("--events-backend", "file"),
+        )
 
 
 def _save_with_podman(directory: Path, paths: dict[str, Path]) -> None:
-    command = podman(directory / "podman")
-    run(*command, "load", "-q", "-i", paths["skopeo docker-archive"])
-    for form in ("docker-archive", "oci-archive"):
-        paths[f"podman {form}"] = directory / f"podman-{form}.tar"
-        run(*command, "save", "-q", "--format", form, "-o", paths[f"podman {form}"], "docker.io/library/busybox:1.0")
-    shutil.rmtree(directory / "podman")
+    with podman() as command:
+        run(*command, "load", "-q", "-i", paths["skopeo docker-archive"])
+        for form in ("docker-archive", "oci-archive"):
+            paths[f"podman {form}"] = directory / f"podman-{form}.tar"
+            destination = paths[f"podman {form}"]
+            run(*command, "save", "-q", "--format", form, "-o", destination, "docker.io/library/busybox:1.0")
 
 
 def _imitate_docker_25(oci: Path, directory: Path, paths: dict[str, Path]) -> None:

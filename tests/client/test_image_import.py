@@ -6,22 +6,20 @@ import os
 import random
 import threading
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.client.image_archives import Archives, LayoutBuilder
+from tests.client.places import Place
 from tests.harness.daemon import Daemon
 from wherry.client.archive_import import ImportOptions
 from wherry.client.content import PIECE, Content
-from wherry.client.images import Images, descriptor_of
+from wherry.client.images import descriptor_of
 from wherry.client.leases import Leases
-from wherry.client.snapshots import Snapshots
 from wherry.errors import Error, FailedPrecondition, InvalidArgument, NotFound
 from wherry.oci.platform import Platform
-from wherry.rpc.grpc_channel import GrpcChannel
 
 FORMS = (
     "umoci layout",
@@ -39,54 +37,6 @@ FORMS = (
 )
 #: What ctr has no way to read.
 NOT_FOR_CTR = ("umoci layout", *(form for form in FORMS if " in " in form))
-
-
-@dataclass
-class Place:
-    """A namespace of a daemon."""
-
-    channel: GrpcChannel
-    namespace: str
-
-    @property
-    def images(self) -> Images:
-        return Images(self.channel, self.namespace)
-
-    async def state(self) -> dict[str, Any]:
-        """Return all that an import makes."""
-        content = await Content(self.channel, self.namespace).list()
-        images = await self.images.list()
-        snapshots = await Snapshots(self.channel, self.namespace).list()
-        return {
-            "images": {image.name: (descriptor_of(image).to_json(), dict(image.labels)) for image in images},
-            "content": {info.digest: (info.size, dict(info.labels)) for info in content},
-            "snapshots": {info.name: (info.parent, info.kind) for info in snapshots},
-        }
-
-    async def half_made(self) -> list[str]:
-        """Return what an import that failed must not leave."""
-        ingests = await Content(self.channel, self.namespace).statuses()
-        leases = await Leases(self.channel, self.namespace).list()
-        images = await self.images.list()
-        snapshots = await Snapshots(self.channel, self.namespace).list(["kind==active"])
-        return [
-            *(ingest.ref for ingest in ingests),
-            *(lease.id for lease in leases),
-            *(image.name for image in images),
-            *(info.name for info in snapshots),
-        ]
-
-
-@pytest.fixture
-async def new_place(containerd: Daemon) -> AsyncIterator[Callable[[], Place]]:
-    channel = GrpcChannel(containerd.address)
-    yield lambda: Place(channel, containerd.namespace())
-    await channel.close()
-
-
-@pytest.fixture
-def place(new_place: Callable[[], Place]) -> Place:
-    return new_place()
 
 
 @pytest.mark.parametrize("form", FORMS)

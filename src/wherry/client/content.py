@@ -173,8 +173,8 @@ class Content:
         finally:
             upload.stop()
             await responses.aclose()
-        if upload.error is not None:
-            raise upload.error
+            if upload.error is not None:
+                raise upload.error from None  # whatever the daemon says of a stream without an end
         if committed is None:
             raise Unavailable(f"write of {upload.ref}: the daemon ended the stream before the blob was committed")
         if upload.expected and committed.digest != upload.expected:
