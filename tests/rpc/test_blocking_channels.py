@@ -24,6 +24,7 @@ from wherry.rpc.channel import Stub
 from wherry.rpc.grpc_channel import BlockingGrpcChannel
 from wherry.rpc.grpc_server import GrpcServer
 from wherry.rpc.service import Method
+from wherry.rpc.ttrpc_channel import TtrpcChannel
 from wherry.rpc.ttrpc_server import TtrpcServer
 
 SAY = Method(EchoService.descriptor.full_name, EchoService.descriptor.methods_by_name["Say"])
@@ -247,6 +248,21 @@ def test_nobody_there(kind: Any, tmp_path: Path) -> None:
     sock.close()
     with pytest.raises(Unavailable, match="connection refused"):
         kind.connect(str(tmp_path / "dead.sock"))
+
+
+def test_a_server_with_much_to_accept_is_waited_for(tmp_path: Path) -> None:
+    path = str(tmp_path / "s.sock")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(path)
+        listener.listen(0)
+        first.connect(path)
+        with pytest.raises(Unavailable, match="connection timed out"):
+            BlockingTtrpcChannel.connect(path, timeout=0.1)
+        with pytest.raises(Unavailable, match="timed out"):
+            asyncio.run(TtrpcChannel.connect(path, timeout=0.1))
+        threading.Timer(0.1, listener.accept).start()
+        channel = BlockingTtrpcChannel.connect(path, timeout=30)
+        channel.run(channel.close())
 
 
 def test_garbage_ends_every_call(tmp_path: Path) -> None:

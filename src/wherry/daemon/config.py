@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from wherry.errors import InvalidArgument
 
 DEFAULT_FILE = "/etc/wherry/config.toml"
-LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_LEVELS = ("debug", "info", "warn", "error")
+LOG_FORMATS = ("text", "json")
 
 #: sun_path of sockaddr_un holds 108 bytes, the closing zero among them; unix(7).
 MAX_SOCKET_PATH = 107
@@ -25,6 +26,7 @@ class Config:
     state: str = "/run/wherry"
     address: str = "/run/wherry/wherry.sock"
     log_level: str = "info"
+    log_format: str = "text"
     runtimes: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -32,90 +34,113 @@ class Config:
         """Where shims send events, and clients that speak ttrpc connect: clients derive it the same way."""
         return self.address + ".ttrpc"
 
-    def validate(self) -> None:
-        """Raise InvalidArgument for values that cannot work, naming the key and what to do."""
-        for key in ("root", "state", "address"):
-            path = getattr(self, key)
-            if not path.startswith("/"):
-                raise InvalidArgument(f"{key} {path!r} must be an absolute path")
-        length = len(os.fsencode(self.ttrpc_address))
-        if length > MAX_SOCKET_PATH:
-            raise InvalidArgument(
-                f"address {self.address}: the socket path {self.ttrpc_address} has {length} bytes, the kernel takes "
-                f"{MAX_SOCKET_PATH}: choose a shorter --address"
-            )
-        if self.root == self.state:
-            raise InvalidArgument(f"root and state are both {self.root}: they must be different directories")
-        if self.log_level not in LOG_LEVELS:
-            raise InvalidArgument(f"log_level {self.log_level!r} must be one of {', '.join(LOG_LEVELS)}")
-
     def to_toml(self) -> dict[str, Any]:
         """Return the configuration as the tables of its file."""
-        return {
-            "root": self.root,
-            "state": self.state,
-            "address": self.address,
-            "log_level": self.log_level,
-            "runtimes": {name: {"shim": shim} for name, shim in self.runtimes.items()},
-        }
+        tables: dict[str, Any] = {key: getattr(self, key) for key in _TEXT_KEYS}
+        return {**tables, "runtimes": {name: {"shim": shim} for name, shim in self.runtimes.items()}}
 
 
 _TEXT_KEYS = tuple(each.name for each in fields(Config) if each.name != "runtimes")
+_PATH_KEYS = ("root", "state", "address")
 
 
 def load(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> Config:
     """Return the configuration of a command line: `flags` holds the keys of Config and "config", the file's name.
 
-    InvalidArgument for a file that was named and cannot be read, and for keys and values that are not known.
+    InvalidArgument, naming where it was said, for a file that was named and cannot be read, and for keys and values
+    that cannot be.
     """
     named = flags.get("config") or environment.get("WHERRY_CONFIG")
-    config = Config()
     path = named or DEFAULT_FILE
-    try:
-        with open(path, "rb") as file:
-            config = _from_tables(tomllib.load(file), path)
-    except FileNotFoundError:
-        if named:
-            raise InvalidArgument(f"configuration file {path}: no such file") from None
-    except OSError as error:
-        raise InvalidArgument(f"configuration file {path}: {(error.strerror or '').lower()}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidArgument(f"configuration file {path}: {error}") from None
-    given = {
-        key: environment[f"WHERRY_{key.upper()}"] for key in _TEXT_KEYS if environment.get(f"WHERRY_{key.upper()}")
-    }
-    given.update((key, value) for key in _TEXT_KEYS if (value := flags.get(key)) is not None)
-    if "state" in given and "address" not in given and config.address == Config.address:
+    tables = _read(path, needed=bool(named))
+    runtimes = _runtimes(tables.pop("runtimes", {}), path)
+    # Of each key the value, and who said so.
+    given = {key: (value, path) for key, value in _texts(tables, path).items()}
+    for key in _TEXT_KEYS:
+        variable = f"WHERRY_{key.upper()}"
+        if environment.get(variable):
+            given[key] = environment[variable], variable
+        flag = flags.get(key)
+        if flag is not None:
+            given[key] = flag, f"--{key.replace('_', '-')}"
+    for key, (value, source) in given.items():
+        given[key] = _checked(key, value, source), source
+    values = {key: value for key, (value, _source) in given.items()}
+    if "state" in values and "address" not in values:
         # A daemon with a state directory of its own has its socket there.
-        given["address"] = os.path.join(given["state"], "wherry.sock")
-    config = replace(config, **given)  # type: ignore[arg-type]
-    config.validate()
+        values["address"] = os.path.join(values["state"], "wherry.sock")
+    config = Config(**values, runtimes=runtimes)
+    if config.root == config.state:
+        raise InvalidArgument(f"root and state are both {config.root}: they must be different directories")
+    length = len(os.fsencode(config.ttrpc_address))
+    if length > MAX_SOCKET_PATH:
+        raise InvalidArgument(
+            f"the socket path {config.ttrpc_address} has {length} bytes, and the kernel takes {MAX_SOCKET_PATH}: "
+            "choose a shorter --address"
+        )
     return config
 
 
-def _from_tables(tables: Mapping[str, Any], path: str) -> Config:
-    values: dict[str, Any] = {}
+def _read(path: str, *, needed: bool) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        if needed:
+            raise InvalidArgument(f"configuration file {path}: no such file") from None
+        return {}
+    except OSError as error:
+        raise InvalidArgument(f"configuration file {path}: {(error.strerror or str(error)).lower()}") from None
+    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
+        raise InvalidArgument(f"configuration file {path}: {error}") from None
+
+
+def _texts(tables: Mapping[str, Any], path: str) -> dict[str, str]:
     for key, value in tables.items():
-        if key == "runtimes":
-            values[key] = _runtimes(value, path)
-        elif key not in _TEXT_KEYS:
-            raise InvalidArgument(f"{path}: unknown key {key!r}; there are {', '.join((*_TEXT_KEYS, 'runtimes'))}")
-        elif not isinstance(value, str):
-            raise InvalidArgument(f"{path}: {key} must be a string")
-        else:
-            values[key] = value
-    return Config(**values)
+        if key not in _TEXT_KEYS:
+            raise InvalidArgument(f"{path}: unknown key {key}; there are {', '.join((*_TEXT_KEYS, 'runtimes'))}")
+        if not isinstance(value, str):
+            raise InvalidArgument(f"{path}: {key} must be a string, and is {_type_name(value)}")
+    return dict(tables)
 
 
 def _runtimes(tables: Any, path: str) -> dict[str, str]:
     if not isinstance(tables, dict):
-        raise InvalidArgument(f"{path}: runtimes must be a table of tables")
+        raise InvalidArgument(f"{path}: runtimes must be a table, and is {_type_name(tables)}")
     found = {}
     for name, table in tables.items():
-        if not isinstance(table, dict) or set(table) != {"shim"} or not isinstance(table["shim"], str):
-            raise InvalidArgument(f'{path}: [runtimes."{name}"] must have one key, shim, the path of a shim binary')
-        found[name] = table["shim"]
+        where = f'{path}: [runtimes."{name}"]'
+        if not isinstance(table, dict):
+            raise InvalidArgument(f"{where} must be a table, and is {_type_name(table)}")
+        for key in table:
+            if key != "shim":
+                raise InvalidArgument(f"{where}: unknown key {key}; there is shim")
+        shim = table.get("shim")
+        if not isinstance(shim, str):
+            raise InvalidArgument(f"{where}: shim must be a string, and is {_type_name(shim)}")
+        if not shim.startswith("/"):
+            raise InvalidArgument(f"{where}: shim {shim!r} must be an absolute path")
+        found[name] = shim
     return found
+
+
+def _type_name(value: Any) -> str:
+    names = {bool: "a boolean", int: "an integer", float: "a float", list: "an array", dict: "a table", str: "a string"}
+    return names.get(type(value), "missing" if value is None else "a date or time")
+
+
+def _checked(key: str, value: str, source: str) -> str:
+    """Return a value in its one form. InvalidArgument if it cannot be."""
+    if key in _PATH_KEYS:
+        path = value.removeprefix("unix://") if key == "address" else value
+        if not path.startswith("/"):
+            raise InvalidArgument(f"{source}: {key} {value!r} must be an absolute path")
+        # Names of shims' sockets are made from it: they must not depend on how it was written.
+        return os.path.normpath(path)
+    allowed = {"log_level": LOG_LEVELS, "log_format": LOG_FORMATS}[key]
+    if value not in allowed:
+        raise InvalidArgument(f"{source}: {key} {value!r} must be one of {', '.join(allowed)}")
+    return value
 
 
 def default_text() -> str:
@@ -133,8 +158,9 @@ state = "{default.state}"
 # The gRPC socket; the ttrpc socket is beside it, with .ttrpc behind its name.
 address = "{default.address}"
 
-# {", ".join(LOG_LEVELS)}
+# What is logged on standard error, and how: {", ".join(LOG_LEVELS)}; {" or ".join(LOG_FORMATS)}.
 log_level = "{default.log_level}"
+log_format = "{default.log_format}"
 
 # The shim of a runtime, by the runtime's name. Without one, io.containerd.runc.v2 and io.containerd.wherry.v2 are
 # wherry's own shim, and any other io.containerd.NAME.vN is containerd-shim-NAME-vN in PATH.

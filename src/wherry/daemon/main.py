@@ -2,43 +2,66 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
-from collections.abc import Sequence
 
-import wherry
-from wherry.errors import Error
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+#: Flags that take no value.
+_SWITCHES = ("-h", "--help", "--version")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run wherryd and return its exit status."""
+    """Run wherryd and return its exit status: 0, 1 after an error, 2 for a command line that cannot be."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    parser = _parser()
-    options = parser.parse_args([_single_dash_address(argument) for argument in arguments])
-    try:
-        if options.command == "publish":
-            # A shim waits for this: no daemon, no gRPC unless it is containerd's socket.
-            from wherry.daemon.publish import publish
+    if _command(arguments) == "publish":
+        # A shim waits for this: no parser, no daemon.
+        from wherry.daemon.publish import main as publish
 
-            publish(options.address or "", options.topic, options.namespace, sys.stdin.buffer.read())
-            return 0
+        return publish(arguments)
+    from wherry.errors import Error
+
+    options = _parser().parse_args(arguments)
+    try:
         return _configured(options)
     except Error as error:
-        print(f"wherryd: {error}", file=sys.stderr)
-        return 1
+        # The kind is for clients: who sits at a terminal needs the reason alone.
+        _complain(error.message.removesuffix(f": {error.kind}"))
+    except OSError as error:
+        name = f": {error.filename}" if error.filename is not None else ""
+        _complain(f"{(error.strerror or str(error)).lower()}{name}")
     except KeyboardInterrupt:
         return 130
+    return 1
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"wherryd: {text}\n")
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """Return the first argument that is neither a flag nor a flag's value."""
+    words = iter(arguments)
+    for word in words:
+        if not word.startswith("-"):
+            return word
+        if word not in _SWITCHES and "=" not in word:
+            next(words, None)
+    return ""
 
 
 def _configured(options: argparse.Namespace) -> int:
+    import os
+
     from wherry.daemon import config
 
     if options.command == "config" and options.what == "default":
         sys.stdout.write(config.default_text())
         return 0
-    keys = ("config", "root", "state", "address", "log_level")
-    loaded = config.load({key: getattr(options, key, None) for key in keys}, os.environ)
+    keys = ("config", "root", "state", "address", "log_level", "log_format")
+    loaded = config.load({key: getattr(options, key) for key in keys}, os.environ)
     if options.command == "config":
         import tomli_w
 
@@ -50,29 +73,34 @@ def _configured(options: argparse.Namespace) -> int:
     return 0
 
 
-def _single_dash_address(argument: str) -> str:
-    # The shims of runtime v1 were written for Go's flags, which take either.
-    return "-" + argument if argument in ("-address", "-topic", "-namespace") else argument
-
-
 def _parser() -> argparse.ArgumentParser:
+    import argparse
+
+    import wherry
+    from wherry.daemon.config import DEFAULT_FILE, LOG_FORMATS, LOG_LEVELS, Config
+
     parser = argparse.ArgumentParser(
         prog="wherryd",
         description="The daemon of wherry: containerd's gRPC API on a unix socket, a shim for every container.",
-        epilog="Without a command it serves until SIGTERM; containers go on without it.",
+        epilog="Without a command it serves until SIGTERM; containers go on without it. For every flag there is a "
+        "variable (--log-level: WHERRY_LOG_LEVEL) and a key of the configuration file; the flag comes first.",
+        allow_abbrev=False,
     )
+    default = Config()
     parser.add_argument("--version", action="version", version=f"wherryd {wherry.__version__}")
-    parser.add_argument("--config", metavar="FILE", help="configuration file (default: /etc/wherry/config.toml)")
-    parser.add_argument("--root", metavar="DIR", help="what must last (default: /var/lib/wherry)")
-    parser.add_argument("--state", metavar="DIR", help="what may go with a reboot (default: /run/wherry)")
+    parser.add_argument("--config", metavar="FILE", help=f"configuration file (default: {DEFAULT_FILE}, if it exists)")
+    parser.add_argument("--root", metavar="DIR", help=f"what must last (default: {default.root})")
+    parser.add_argument("--state", metavar="DIR", help=f"what may go with a reboot (default: {default.state})")
     parser.add_argument("--address", metavar="SOCKET", help="the gRPC socket (default: wherry.sock in --state)")
-    parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error (default: info)")
+    parser.add_argument("--log-level", metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (default: {default.log_level})")
+    parser.add_argument(
+        "--log-format", metavar="FORMAT", help=f"{' or '.join(LOG_FORMATS)} (default: {default.log_format})"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     configuration = commands.add_parser("config", help="print the configuration")
     configuration.add_argument("what", choices=("default", "dump"), help="the defaults, or what would be in force")
-    publish = commands.add_parser("publish", help="publish an event read from standard input (shims run this)")
-    publish.add_argument("--topic", required=True)
-    publish.add_argument("--namespace", required=True)
+    # For the list of commands only: see main().
+    commands.add_parser("publish", help="publish an event read from standard input, for shims", add_help=False)
     return parser
 
 

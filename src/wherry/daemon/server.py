@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
+import sqlite3
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
@@ -14,6 +16,7 @@ from wherry.daemon import sockets
 from wherry.daemon.collector import Collector
 from wherry.daemon.config import Config
 from wherry.daemon.exchange import Exchange
+from wherry.daemon.notify import notify
 from wherry.daemon.plugins import plugins
 from wherry.daemon.runtime import shims
 from wherry.daemon.runtime.info import runtime_info
@@ -31,6 +34,7 @@ from wherry.daemon.services.namespaces import NamespacesService
 from wherry.daemon.services.snapshots import SnapshotsService
 from wherry.daemon.services.tasks import TasksService
 from wherry.daemon.services.version import VersionService
+from wherry.errors import FailedPrecondition
 from wherry.images import process
 from wherry.rpc.service import Service
 from wherry.rpc.ttrpc_server import TtrpcServer
@@ -54,8 +58,12 @@ _DATABASE = "meta.db"
 
 def run(config: Config) -> None:
     """Be the daemon until SIGTERM or SIGINT. FailedPrecondition if another one is in the way."""
-    daemon_log.log_to_stderr(config.log_level)
-    asyncio.run(_run(config))
+    daemon_log.log_to_stderr(config.log_level, config.log_format)
+    os.umask(0o022)
+    try:
+        asyncio.run(_run(config))
+    except BaseExceptionGroup as group:
+        raise _first(group) from group
 
 
 async def _run(config: Config) -> None:
@@ -64,17 +72,24 @@ async def _run(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as undo:
-        os.makedirs(config.state, mode=0o711, exist_ok=True)
-        undo.callback(os.close, sockets.lock_root(config.root))
+        undo.callback(os.close, sockets.lock(config.root, "root"))
+        undo.callback(os.close, sockets.lock(config.state, "state"))
         for path in (config.address, config.ttrpc_address):
             sockets.make_way(path)
-        daemon = Daemon(config)
-        await daemon.start(undo)
-        sockets.notify("READY=1")
+        await Daemon(config).start(undo)
         log.info("serving", extra={"address": config.address, "pid": os.getpid()})
+        notify("READY=1")
         await stop.wait()
-        sockets.notify("STOPPING=1")
+        notify("STOPPING=1")
         log.info("stopping: containers go on")
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return what went wrong first of what a group of tasks ended with."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 class Daemon:
@@ -90,7 +105,8 @@ class Daemon:
         # gRPC starts threads as soon as it is imported: the zygote is there before it, and makes all our children.
         zygote = await Zygote.start(ZYGOTE_TARGETS)
         undo.push_async_callback(zygote.close)
-        database = Database(os.path.join(config.root, _DATABASE))
+        _raise_open_files()
+        database = _open_database(os.path.join(config.root, _DATABASE))
         undo.callback(database.close)
         content = ContentStore(database, os.path.join(config.root, "io.containerd.content.v1.content"))
         await content.collect()
@@ -126,11 +142,7 @@ class Daemon:
         from wherry.rpc.grpc_server import GrpcServer
 
         grpc = GrpcServer(services)
-        mask = os.umask(0o117)
-        try:
-            await grpc.start(config.address)
-        finally:
-            os.umask(mask)
+        await grpc.start(config.address)
         undo.callback(_remove, config.address)
         undo.push_async_callback(grpc.stop)
 
@@ -161,6 +173,22 @@ class Daemon:
         ]
         services.append(HealthService([service.descriptor.full_name for service in services]))
         return services
+
+
+def _open_database(path: str) -> Database:
+    try:
+        return Database(path)
+    except sqlite3.Error as error:
+        raise FailedPrecondition(f"metadata database {path}: {error}") from None
+
+
+def _raise_open_files() -> None:
+    """Use as many descriptors as the administrator allows: every task has some.
+
+    The zygote is there already, so shims and containers keep the limit that the daemon was started with.
+    """
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _remove(path: str) -> None:

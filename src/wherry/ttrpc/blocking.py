@@ -7,7 +7,9 @@ container's output or forward a signal while it waits.
 from __future__ import annotations
 
 import _socket  # socket.py on top of it imports enum and selectors, which takes longer than all else here
+import errno
 import select
+import struct
 import time
 
 from wherry.errors import DeadlineExceeded, Unavailable, Unknown, from_status
@@ -32,6 +34,10 @@ _MAX_UNTAKEN = 8 << 20
 
 def _closed_error() -> Error:
     return from_status(Unavailable.code, "ttrpc: closed")
+
+
+def _timeval(seconds: float) -> bytes:
+    return struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
 
 
 def _ends(event: Responded | Received) -> bool:
@@ -61,9 +67,14 @@ class BlockingClient:
         """Connect to a unix socket. OSError (TimeoutError after `timeout` seconds) if that fails."""
         sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         try:
-            sock.settimeout(timeout)
+            # Not settimeout(): a server with many connections to accept would be an error at once.
+            if timeout is not None:
+                sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, _timeval(timeout))
             sock.connect(path)
-            sock.settimeout(None)
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, _timeval(0))
+        except BlockingIOError:
+            sock.close()
+            raise TimeoutError(errno.ETIMEDOUT, "Connection timed out") from None
         except BaseException:
             sock.close()
             raise

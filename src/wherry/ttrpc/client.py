@@ -16,6 +16,9 @@ Metadata = Sequence[tuple[str, str]]
 #: control of its own, so this holds up every call on the connection: not while one of them waits for its answer.
 _MAX_UNTAKEN = 8 << 20
 
+#: Seconds between attempts to connect to a server that has too many connections to accept.
+_RETRY = 0.01
+
 
 def closed_error() -> Error:
     """Return the error of every call on a connection that has ended, in Go's words."""
@@ -59,9 +62,20 @@ class Client(asyncio.Protocol):
     @classmethod
     async def connect(cls, path: str, timeout: float | None = None) -> Client:
         """Connect to a unix socket. OSError or TimeoutError (after `timeout` seconds) if that fails."""
-        async with asyncio.timeout(timeout):
-            _transport, client = await asyncio.get_running_loop().create_unix_connection(cls, path)
-        return client
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    try:
+                        sock.connect(path)
+                        return await cls.from_socket(sock)
+                    except BlockingIOError:
+                        # The server has many to accept, and nothing tells when it has room: asyncio's own connect
+                        # would take such a socket for connected.
+                        await asyncio.sleep(_RETRY)
+        except BaseException:
+            sock.close()
+            raise
 
     @classmethod
     async def from_socket(cls, sock: socket.socket) -> Client:

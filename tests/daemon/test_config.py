@@ -1,0 +1,119 @@
+"""wherryd's configuration: where each value comes from, and what is said of one that cannot be."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from wherry.daemon.config import Config, default_text, load
+from wherry.errors import InvalidArgument
+
+
+def written(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_the_defaults_are_containerds_with_another_name() -> None:
+    config = load({}, {})
+    assert config == Config()
+    assert (config.root, config.state) == ("/var/lib/wherry", "/run/wherry")
+    assert (config.address, config.ttrpc_address) == ("/run/wherry/wherry.sock", "/run/wherry/wherry.sock.ttrpc")
+
+
+def test_a_flag_goes_before_the_environment_before_the_file(tmp_path: Path) -> None:
+    file = written(tmp_path, 'root = "/file"\nstate = "/file-state"\nlog_level = "error"\n')
+    config = load({"config": file, "root": "/flag"}, {"WHERRY_ROOT": "/variable", "WHERRY_LOG_LEVEL": "debug"})
+    assert (config.root, config.log_level, config.state) == ("/flag", "debug", "/file-state")
+    assert load({}, {"WHERRY_CONFIG": file}).root == "/file"
+
+
+def test_the_environment_of_clients_is_not_the_daemons() -> None:
+    assert load({}, {"CONTAINERD_ADDRESS": "/other.sock"}).address == Config().address
+
+
+def test_the_socket_is_in_the_state_directory_unless_told(tmp_path: Path) -> None:
+    assert load({"state": "/s"}, {}).address == "/s/wherry.sock"
+    assert load({"config": written(tmp_path, 'state = "/s"')}, {}).address == "/s/wherry.sock"
+    assert load({"state": "/s", "address": "unix:///a/b.sock"}, {}).address == "/a/b.sock"
+
+
+def test_paths_have_one_form() -> None:
+    assert load({"root": "/a//b/../c/"}, {}).root == "/a/c"
+
+
+def test_runtimes(tmp_path: Path) -> None:
+    file = written(tmp_path, '[runtimes."io.containerd.runc.v2"]\nshim = "/usr/bin/containerd-shim-runc-v2"\n')
+    assert load({"config": file}, {}).runtimes == {"io.containerd.runc.v2": "/usr/bin/containerd-shim-runc-v2"}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("rooot = '/x'", "{path}: unknown key rooot; there are root, state, address, log_level, log_format, runtimes"),
+        ("root = 3", "{path}: root must be a string, and is an integer"),
+        ("root = true", "{path}: root must be a string, and is a boolean"),
+        ("root = 'relative'", "{path}: root 'relative' must be an absolute path"),
+        ("log_level = 'loud'", "{path}: log_level 'loud' must be one of debug, info, warn, error"),
+        ("log_format = 'xml'", "{path}: log_format 'xml' must be one of text, json"),
+        ("runtimes = 'x'", "{path}: runtimes must be a table, and is a string"),
+        ("[runtimes]\nx = 'y'", '{path}: [runtimes."x"] must be a table, and is a string'),
+        ("[runtimes.x]\nshimm = '/y'", '{path}: [runtimes."x"]: unknown key shimm; there is shim'),
+        ("[runtimes.x]\nshim = 1", '{path}: [runtimes."x"]: shim must be a string, and is an integer'),
+        ("[runtimes.x]", '{path}: [runtimes."x"]: shim must be a string, and is missing'),
+        ("[runtimes.x]\nshim = 'y'", "{path}: [runtimes.\"x\"]: shim 'y' must be an absolute path"),
+        ("root = '/same'\nstate = '/same'", "root and state are both /same: they must be different directories"),
+        ("root = ", "configuration file {path}: Invalid value (at end of document)"),
+    ],
+)
+def test_what_a_file_must_not_say(tmp_path: Path, text: str, reason: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(InvalidArgument) as caught:
+        load({"config": path}, {})
+    assert caught.value.message == reason.format(path=path) + ": invalid argument"
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match=f"configuration file {tmp_path}/none: no such file"):
+        load({"config": f"{tmp_path}/none"}, {})
+    with pytest.raises(InvalidArgument, match="is a directory"):
+        load({"config": str(tmp_path)}, {})
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    with pytest.raises(InvalidArgument, match="binary"):
+        load({"config": str(tmp_path / "binary")}, {})
+
+
+def test_an_error_names_the_flag_or_variable() -> None:
+    with pytest.raises(InvalidArgument, match="--log-level: log_level 'loud' must be one of"):
+        load({"log_level": "loud"}, {})
+    with pytest.raises(InvalidArgument, match="WHERRY_ROOT: root 'x' must be an absolute path"):
+        load({}, {"WHERRY_ROOT": "x"})
+
+
+@pytest.mark.parametrize(("length", "right"), [(101, True), (102, False)])
+def test_a_socket_path_has_107_bytes_with_its_ttrpc_sibling(length: int, right: bool) -> None:
+    address = "/" + "a" * (length - 1)
+    if right:
+        assert len(load({"address": address}, {}).ttrpc_address) == 107
+    else:
+        with pytest.raises(InvalidArgument, match=f"{address}.ttrpc has 108 bytes, and the kernel takes 107"):
+            load({"address": address}, {})
+
+
+def test_the_default_file_says_the_defaults(tmp_path: Path) -> None:
+    text = default_text()
+    assert set(tomllib.loads(text)) == {"root", "state", "address", "log_level", "log_format"}
+    assert load({"config": written(tmp_path, text)}, {}) == Config()
+    # Its example, uncommented, is right as well.
+    example = text.replace("# [runtimes", "[runtimes").replace("# shim =", "shim =")
+    assert load({"config": written(tmp_path, example)}, {}).runtimes
+
+
+def test_what_is_dumped_loads_as_the_same(tmp_path: Path) -> None:
+    import tomli_w
+
+    config = Config(root="/r", runtimes={'odd "name"': "/x"})
+    assert load({"config": written(tmp_path, tomli_w.dumps(config.to_toml()))}, {}) == config
