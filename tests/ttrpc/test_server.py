@@ -178,7 +178,7 @@ async def test_a_lost_connection_cancels_its_calls_and_no_others(work: Work, tmp
     other.close()
 
 
-@pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", os.urandom(3) + b"\xff" * 40])
+@pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x80\x00\x00" + b"\xff" * 40])
 async def test_garbage_closes_the_connection_and_not_the_server(work: Work, tmp_path: Path, garbage: bytes) -> None:
     raw = await Raw.connect(tmp_path / "s")
     raw.send(b"G" + garbage)
