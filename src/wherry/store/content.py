@@ -446,7 +446,7 @@ def _open_ingest(
     connection.execute(
         "UPDATE ingests SET total = ?, expected = ?, started_at = ?, expires_at = ? WHERE id = ?",
         (
-            total or row["total"],
+            row["total"] if resume else total,
             expected or row["expected"],
             row["started_at"] if resume else now,
             expires_at,
