@@ -14,7 +14,7 @@ from wherry.errors import AlreadyExists, InvalidArgument, NotFound, Unknown
 from wherry.shim import metrics, options
 from wherry.shim.events import Publisher
 from wherry.shim.exec import Exec
-from wherry.shim.init import Init, shares_pid_namespace
+from wherry.shim.init import Init, read_spec, shares_pid_namespace
 from wherry.shim.oom import OomWatcher
 from wherry.shim.process import PAUSED, STOPPED, Process
 from wherry.shim.reaper import Reaper
@@ -70,7 +70,8 @@ class Container:
         self._reaper = reaper
         self._tasks = tasks
         self._options = config.options
-        self._shares_pid_namespace = shares_pid_namespace(config.bundle)
+        spec = read_spec(config.bundle)
+        self._shares_pid_namespace = shares_pid_namespace(spec)
         self._oom: OomWatcher | None = None
         self._cgroups: dict[str, str] = {}
         self._runtime = RuncBinary(
@@ -82,7 +83,7 @@ class Container:
             criu=criu,
         )
         self.init = Init(
-            config.id, config.bundle, self._options, config.stdio, self._runtime, reaper, config.checkpoint
+            config.id, config.bundle, spec, self._options, config.stdio, self._runtime, reaper, config.checkpoint
         )
 
     @property

@@ -8,6 +8,7 @@ import socket
 from typing import Any
 
 from wherry.shim.log import log_to
+from wherry.shim.rehearsal import rehearse
 from wherry.shim.server import Settings, serve
 
 
@@ -21,3 +22,7 @@ def main(arguments: dict[str, Any], fds: list[int]) -> None:
     settings = Settings(**arguments)
     log_to(2, logging.DEBUG if settings.debug else logging.INFO)
     serve(socket.socket(fileno=listener), settings)
+
+
+#: Called in the child that the zygote keeps ready: what a first call would cost has been paid by then.
+main.warm = rehearse  # type: ignore[attr-defined]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, nullcontext
+from typing import Any
 
 from wherry.errors import Error, NotFound, Unknown
 from wherry.linux import mount
@@ -29,7 +31,15 @@ class Init(Process):
     """Created by the runtime's create (or its restore, at start), started by its start."""
 
     def __init__(
-        self, id: str, bundle: str, options: Options, stdio: Stdio, runtime: Runtime, reaper: Reaper, checkpoint: str
+        self,
+        id: str,
+        bundle: str,
+        spec: Mapping[str, Any],
+        options: Options,
+        stdio: Stdio,
+        runtime: Runtime,
+        reaper: Reaper,
+        checkpoint: str,
     ) -> None:
         super().__init__(id, stdio, runtime, reaper)
         self._bundle = bundle
@@ -37,6 +47,7 @@ class Init(Process):
         self._checkpoint = checkpoint
         self._rootfs = os.path.join(bundle, "rootfs")
         self._mounted = False
+        self._has_poststop_hooks = bool((spec.get("hooks") or {}).get("poststop"))
         self._on_exit_later: Callable[[Process], None] | None = None
 
     async def create(
@@ -157,7 +168,12 @@ class Init(Process):
         """
         if self.status in (RUNNING, PAUSED, PAUSING):
             raise self.refuse("delete")
-        await self.runtime.delete(self.id)
+        deleting = asyncio.ensure_future(self.runtime.delete(self.id))
+        await asyncio.sleep(0)
+        # Unmounting waits for the kernel some 10 ms, as long as the runtime takes; a hook may still look at the root.
+        if not self._has_poststop_hooks:
+            self._unmount()
+        await deleting
         if self.status == STOPPED:
             await self.streams.drain()
         self.close()
@@ -182,11 +198,17 @@ class Init(Process):
             self._mounted = False
 
 
-def shares_pid_namespace(bundle: str) -> bool:
-    """Tell whether a bundle's container lives in a pid namespace of others, or its spec cannot be read."""
+def read_spec(bundle: str) -> dict[str, Any]:
+    """Return a bundle's specification; an empty one if it cannot be read, as the runtime will say better why."""
     try:
         with open(os.path.join(bundle, "config.json"), "rb") as file:
-            namespaces = json.load(file).get("linux", {}).get("namespaces") or ()
-        return not any(entry.get("type") == "pid" and not entry.get("path") for entry in namespaces)
-    except (OSError, ValueError, AttributeError):
-        return True
+            spec = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return spec if isinstance(spec, dict) else {}
+
+
+def shares_pid_namespace(spec: Mapping[str, Any]) -> bool:
+    """Tell whether a specification's container lives in a pid namespace of others, or the specification is no good."""
+    namespaces = (spec.get("linux") or {}).get("namespaces") or ()
+    return not any(entry.get("type") == "pid" and not entry.get("path") for entry in namespaces)

@@ -14,6 +14,7 @@ import socket
 import sys
 
 from wherry.protobuf import import_only_the_core
+from wherry.startup import forgo_tls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def _flags(arguments: list[str]) -> tuple[dict[str, str], set[str]]:
 def main() -> int:
     """Be a shim of runtime v1 until it is killed."""
     import_only_the_core()
+    forgo_tls()
     values, switches = _flags(sys.argv[1:])
     if "v" in switches:
         import wherry

@@ -14,6 +14,7 @@ import os
 import sys
 
 from wherry.protobuf import import_only_the_core
+from wherry.startup import forgo_tls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def usage(problem: str) -> NoReturn:
 def main() -> int:
     """Run the command and return its exit status."""
     import_only_the_core()
+    forgo_tls()
     flags = Flags(sys.argv[1:])
     if "v" in flags.switches:
         import wherry

@@ -2,6 +2,9 @@
 
 It has one thread and no event loop. A request is one SOCK_SEQPACKET message, JSON with descriptors; so is the answer.
 
+A child waits for its request on a socket of its own, so it can be made before there is one: a target with an attribute
+``warm``, a function, is kept one child ahead, which has called it and is handed over without a fork on the way.
+
 The child is made by two forks, so that its parent is init and not the zygote: whoever asked waits for it by a pidfd,
 which is opened while the intermediate process still holds the child's place in the process table.
 """
@@ -31,6 +34,26 @@ MAX_REQUEST = 64 << 10
 MAX_DESCRIPTORS = 16
 
 
+class _Child:
+    """A child that waits for its request."""
+
+    def __init__(self, pid: int, pidfd: int, request_socket: socket.socket) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self._socket = request_socket
+
+    def hand_over(self, request: bytes, fds: list[int]) -> bool:
+        """Give the child its request; False if it is dead."""
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        try:
+            self._socket.sendmsg([request], rights)
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        finally:
+            self._socket.close()
+        return True
+
+
 def main() -> None:
     """Import the targets, say so, and fork until the other end closes."""
     control = socket.socket(fileno=int(sys.argv[1]))
@@ -44,26 +67,45 @@ def main() -> None:
     gc.freeze()
     gc.disable()
     control.send(b'{"ready": true}')
+    spares: dict[str, _Child] = {}
     while True:
+        for name, target in targets.items():
+            if hasattr(target, "warm") and name not in spares:
+                spares[name] = _fork(target)
         data, ancillary, _flags, _address = control.recvmsg(MAX_REQUEST, socket.CMSG_SPACE(MAX_DESCRIPTORS * 4))
-        fds = _descriptors(ancillary)
         if not data:
             return
+        fds = _descriptors(ancillary)
         try:
-            answer, pidfd = _fork(control, json.loads(data), targets, fds)
+            child = _give(data, fds, targets, spares)
         except Exception as error:
-            answer, pidfd = {"error": f"{type(error).__name__}: {error}"}, None
+            answer: dict[str, Any] = {"error": f"{type(error).__name__}: {error}"}
+            rights = []
+        else:
+            answer = {"pid": child.pid}
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [child.pidfd]))]
         finally:
             for fd in fds:
                 os.close(fd)
-        passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))] if pidfd is not None else []
         try:
-            control.sendmsg([json.dumps(answer).encode()], passed)
+            control.sendmsg([json.dumps(answer).encode()], rights)
         except BrokenPipeError:
             return
-        finally:
-            if pidfd is not None:
-                os.close(pidfd)
+        if rights:
+            os.close(child.pidfd)
+
+
+def _give(data: bytes, fds: list[int], targets: dict[str, Target], spares: dict[str, _Child]) -> _Child:
+    name = json.loads(data)["target"]
+    spare = spares.pop(name, None)
+    if spare is not None:
+        if spare.hand_over(data, fds):
+            return spare
+        os.close(spare.pidfd)
+    child = _fork(targets[name])
+    if not child.hand_over(data, fds):
+        raise OSError("the child died at once")
+    return child
 
 
 def _import(name: str) -> Target:
@@ -80,10 +122,8 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     return list(fds)
 
 
-def _fork(
-    control: socket.socket, request: dict[str, Any], targets: dict[str, Target], fds: list[int]
-) -> tuple[dict[str, Any], int]:
-    target = targets[request["target"]]
+def _fork(target: Target) -> _Child:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid_read, pid_write = os.pipe()
     go_read, go_write = os.pipe()
     between = os.fork()
@@ -93,33 +133,32 @@ def _fork(
             os.setsid()
             child = os.fork()
             if child == 0:
-                for fd in (pid_read, pid_write, go_read, go_write):
-                    os.close(fd)
-                control.close()
-                _become(request, target, fds)
+                _become(target, theirs)
             os.write(pid_write, str(child).encode())
             os.close(go_write)
             os.read(go_read, 1)
         finally:
             os._exit(0)
+    theirs.close()
     os.close(pid_write)
     os.close(go_read)
     try:
         pid = int(os.read(pid_read, 32) or 0)
         if not pid:
+            ours.close()
             raise OSError("the intermediate process could not fork")
-        return {"pid": pid}, os.pidfd_open(pid)
+        return _Child(pid, os.pidfd_open(pid), ours)
     finally:
         os.close(pid_read)
         os.close(go_write)
         os.waitpid(between, 0)
 
 
-def _become(request: dict[str, Any], target: Target, fds: list[int]) -> NoReturn:
-    """Be the child: a clean process that runs the target and ends."""
+def _become(target: Target, request_socket: socket.socket) -> NoReturn:
+    """Be the child: a clean process that waits for its request, runs the target and ends."""
     status = 1
     try:
-        fds = _clean_descriptors(fds)
+        conversation = _clean_descriptors([request_socket.detach()])[0]
         for number in range(1, signal.NSIG):
             if number not in (signal.SIGKILL, signal.SIGSTOP):
                 try:
@@ -129,11 +168,19 @@ def _become(request: dict[str, Any], target: Target, fds: list[int]) -> NoReturn
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         os.umask(0o022)
         random.seed()
-        if request["title"]:
-            set_title(request["title"])
-            set_name(request["title"].partition(" ")[0])
         gc.enable()
-        target(request["arguments"], fds)
+        warm = getattr(target, "warm", None)
+        if warm is not None:
+            warm()
+        with socket.socket(fileno=conversation) as requests:
+            data, ancillary, _flags, _address = requests.recvmsg(MAX_REQUEST, socket.CMSG_SPACE(MAX_DESCRIPTORS * 4))
+            given = _descriptors(ancillary)
+        if data:  # else the zygote is gone, and nobody will ask any more
+            request = json.loads(data)
+            if request["title"]:
+                set_title(request["title"])
+                set_name(request["title"].partition(" ")[0])
+            target(request["arguments"], _clean_descriptors(given))
         status = 0
     except BaseException:
         traceback.print_exc()
@@ -155,4 +202,5 @@ def _clean_descriptors(fds: list[int]) -> list[int]:
 
 if __name__ == "__main__":
     die_with_parent(signal.SIGKILL)
+    forgo_tls()
     main()
