@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from google.protobuf.descriptor import ServiceDescriptor
 
+    from wherry.client.content import Content
     from wherry.client.images import Images
     from wherry.client.leases import Leases
     from wherry.client.snapshots import Snapshots
@@ -70,6 +71,13 @@ class Client:
         from wherry.api.services.version.v1 import version_pb2
 
         return self._stub(version_pb2.DESCRIPTOR.services_by_name["Version"])
+
+    @property
+    def content(self) -> Content:
+        """The namespace's blobs."""
+        from wherry.client.content import Content
+
+        return Content(self.channel, self.namespace, self.lease)
 
     @property
     def images(self) -> Images:
