@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.descriptor import ServiceDescriptor
 
-from tests.harness.daemon import Containerd
+from tests.harness.daemon import Daemon
 from wherry.api.services.content.v1 import content_pb2
 from wherry.api.services.diff.v1 import diff_pb2
 from wherry.api.services.leases.v1 import leases_pb2
@@ -142,5 +142,5 @@ def local_client(stores: Stores) -> Client:
     return Client(stores.channel(), lambda: f"namespace-{next(count)}", os.fspath(stores.directory))
 
 
-def containerd_client(daemon: Containerd) -> Client:
+def containerd_client(daemon: Daemon) -> Client:
     return Client(GrpcChannel(daemon.address), lambda: f"n{uuid.uuid4().hex}", os.fspath(daemon.root))
