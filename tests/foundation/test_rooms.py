@@ -16,17 +16,19 @@ MAY_IMPORT = {
     "identifiers": {"errors"},
     "protobuf": set[str](),
     "completion": set[str](),
+    "startup": set[str](),
     "linux": {"errors"},
     "api": {"protobuf", "errors"},
     "ttrpc": {"protobuf", "api", "errors"},
     "rpc": {"ttrpc", "protobuf", "api", "identifiers", "errors"},
-    "zygote": {"linux", "errors"},
+    "zygote": {"startup", "linux", "errors"},
     "oci": {"errors", "linux"},
-    "shim": {"completion", "api", "rpc", "ttrpc", "oci", "linux", "protobuf", "identifiers", "errors"},
+    "shim": {"completion", "startup", "api", "rpc", "ttrpc", "oci", "linux", "protobuf", "identifiers", "errors"},
     "store": {"oci", "linux", "identifiers", "errors"},
     "images": {"oci", "linux", "errors"},
     "daemon": {
         "completion",
+        "startup",
         "api",
         "rpc",
         "ttrpc",
@@ -40,7 +42,7 @@ MAY_IMPORT = {
         "errors",
     },
     "client": {"api", "rpc", "ttrpc", "oci", "images", "linux", "protobuf", "identifiers", "errors"},
-    "cli": {"client", "protobuf", "errors"},
+    "cli": {"startup", "client", "protobuf", "errors"},
 }
 
 #: Imports that the table does not allow and that stay, each with its reason.
