@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -22,12 +23,21 @@ class Confined(Wherryd):
     """In a pid namespace of its own, so that every process it makes can be told, whoever its parent is by now."""
 
     def command(self) -> list[str]:
-        return ["unshare", "--pid", "--fork", "--kill-child=SIGTERM", "--mount-proc", *super().command()]
+        return ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *super().command()]
+
+    def daemon_pid(self) -> int:
+        """Return the pid of wherryd itself."""
+        (first,) = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return int(first)
+
+    def stop(self) -> int:
+        """End the daemon: unshare, which waits for it, takes no signals."""
+        os.kill(self.daemon_pid(), signal.SIGTERM)
+        return super().stop()
 
     def processes(self) -> list[int]:
         """Return the pids of the daemon and of all that it made."""
-        (first,) = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        inside = os.stat(f"/proc/{first}/ns/pid").st_ino
+        inside = os.stat(f"/proc/{self.daemon_pid()}/ns/pid").st_ino
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             try:
