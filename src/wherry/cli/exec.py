@@ -7,7 +7,6 @@ import os
 
 from wherry.api.services.containers.v1 import containers_pb2
 from wherry.cli.run import environment, own_failure
-from wherry.client.rootfs import read_files_below
 from wherry.client.run import Task, start_attached
 from wherry.errors import Error, InvalidArgument, NotFound
 from wherry.oci import spec as oci_spec
@@ -92,6 +91,8 @@ async def _process(options: argparse.Namespace, session: Session) -> dict[str, A
         process["cwd"] = options.cwd
     if options.user:
         pid = await _pid(session, options.container)
+        from wherry.client.rootfs_mounted import read_files_below
+
         passwd, group = read_files_below(f"/proc/{pid}/root", ("/etc/passwd", "/etc/group"))
         process["user"] = resolve(options.user, passwd, group).to_json()
     return process

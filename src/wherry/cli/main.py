@@ -101,6 +101,17 @@ class Session:
         return self.channel.run(coroutine)
 
 
+def entry() -> NoReturn:
+    """Be the installed command: run the command line and exit with its status.
+
+    Without taking the interpreter apart, which is work for nobody, and some milliseconds of everyone's.
+    """
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 def main() -> int:
     """Run the command line and return its exit status."""
     flags, rest = _global_flags(sys.argv[1:])
@@ -207,4 +218,4 @@ def nested(parser: argparse.ArgumentParser, name: str = "action") -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

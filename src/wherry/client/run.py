@@ -15,7 +15,7 @@ from wherry.api.services.containers.v1 import containers_pb2
 from wherry.api.services.tasks.v1 import tasks_pb2
 from wherry.api.typeurl import SPEC, pack
 from wherry.api.wellknown_pb2 import Any
-from wherry.client.rootfs import read_files, read_files_below
+from wherry.client.rootfs import read_files
 from wherry.errors import AlreadyExists, Error, FailedPrecondition, InvalidArgument, NotFound
 from wherry.oci import spec as oci_spec
 from wherry.oci.manifest import chain_ids
@@ -172,6 +172,8 @@ async def _create_on_directory(client: Client, id: str, options: RunOptions, tim
     spec["root"]["path"] = rootfs
     oci_spec.set_image_config(spec, {}, options.args, options.entrypoint)
     _apply(spec, options)
+    from wherry.client.rootfs_mounted import read_files_below
+
     passwd, group = read_files_below(rootfs, (_PASSWD, _GROUP))
     spec["process"]["user"] = resolve(options.user, passwd, group).to_json()
     await _store(client, id, "", spec, options, "", {})
