@@ -17,6 +17,7 @@ from wherry.protobuf import import_only_the_core
 
 import_only_the_core()
 
+from wherry.cli.flags import FlagParser, Unusual  # noqa: E402
 from wherry.errors import Error  # noqa: E402
 
 TYPE_CHECKING = False
@@ -142,14 +143,24 @@ def main() -> int:
 
 
 def _run(name: str, arguments: Sequence[str], session: Session) -> int:
-    import argparse
-    import importlib
-
-    command = importlib.import_module(COMMANDS[name][0])
-    parser = argparse.ArgumentParser(prog=f"wherry {name}", allow_abbrev=False)
-    command.add_arguments(parser)
-    status: int = command.run(parser.parse_args(arguments), session)
+    module = COMMANDS[name][0]
+    __import__(module)
+    command: Any = sys.modules[module]
+    status: int = command.run(_parsed(command, name, arguments), session)
     return status
+
+
+def _parsed(command: Any, name: str, arguments: Sequence[str]) -> Any:
+    flags = FlagParser()
+    try:
+        command.add_arguments(flags)
+        return flags.parse(arguments)
+    except Unusual:
+        import argparse
+
+        parser = argparse.ArgumentParser(prog=f"wherry {name}", allow_abbrev=False)
+        command.add_arguments(parser)
+        return parser.parse_args(arguments)
 
 
 def _global_flags(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
