@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 
-from wherry.api.services.containers.v1 import containers_pb2
 from wherry.cli.run import environment, own_failure
+from wherry.client.exec import exec_process
 from wherry.client.run import Task, start_attached
 from wherry.errors import Error, InvalidArgument, NotFound
-from wherry.oci import spec as oci_spec
-from wherry.oci.user import resolve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +36,17 @@ def run(options: argparse.Namespace, session: Session) -> int:
     """Run the command."""
     if not options.args:
         raise InvalidArgument("exec: name the command to run")
-    process = session.run(_process(options, session))
+    process = session.run(
+        exec_process(
+            session.client,
+            options.container,
+            options.args,
+            terminal=options.tty,
+            env=environment(options.env, []),
+            cwd=options.cwd,
+            user=options.user,
+        )
+    )
     exec_id = f"exec-{os.urandom(6).hex()}"
     task = Task(session.client, options.container)
     try:
@@ -63,9 +70,11 @@ async def _detached(task: Task, exec_id: str, process: dict[str, Any]) -> None:
 
 
 def _attached(options: argparse.Namespace, session: Session, task: Task, exec_id: str, process: dict[str, Any]) -> int:
-    from wherry.cli.attached import Attached
+    from wherry.client.attached import Attached
 
-    with Attached(session, task.id, exec_id, stdin=options.interactive, terminal=options.tty) as attached:
+    with Attached(
+        session.channel, session.client, task.id, exec_id, stdin=options.interactive, terminal=options.tty
+    ) as attached:
         fifos = attached.fifos
         session.run(task.exec(exec_id, process, fifos.stdin, fifos.stdout, fifos.stderr, options.tty))
         try:
@@ -74,33 +83,3 @@ def _attached(options: argparse.Namespace, session: Session, task: Task, exec_id
         finally:
             session.run(task.delete(exec_id))
     return status
-
-
-async def _process(options: argparse.Namespace, session: Session) -> dict[str, Any]:
-    """Return the container's own process document, with the command and what the flags change."""
-    request = containers_pb2.GetContainerRequest(id=options.container)
-    response = await session.client.containers.get(request, metadata=session.client.metadata)
-    spec = json.loads(response.container.spec.value)
-    process: dict[str, Any] = spec["process"]
-    process["args"] = options.args
-    process["terminal"] = options.tty
-    if options.tty:
-        oci_spec.set_terminal(spec)
-    oci_spec.add_environment(spec, environment(options.env, []))
-    if options.cwd:
-        process["cwd"] = options.cwd
-    if options.user:
-        pid = await _pid(session, options.container)
-        from wherry.client.rootfs_mounted import read_files_below
-
-        passwd, group = read_files_below(f"/proc/{pid}/root", ("/etc/passwd", "/etc/group"))
-        process["user"] = resolve(options.user, passwd, group).to_json()
-    return process
-
-
-async def _pid(session: Session, container: str) -> int:
-    from wherry.api.services.tasks.v1 import tasks_pb2
-
-    request = tasks_pb2.GetRequest(container_id=container)
-    pid: int = (await session.client.tasks.get(request, metadata=session.client.metadata)).process.pid
-    return pid

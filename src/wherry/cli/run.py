@@ -97,9 +97,11 @@ def _detached(options: argparse.Namespace, session: Session, prepared: Prepared,
 
 
 def _attached(options: argparse.Namespace, session: Session, prepared: Prepared, timing: Timing) -> int:
-    from wherry.cli.attached import Attached
+    from wherry.client.attached import Attached
 
-    with Attached(session, prepared.id, "", stdin=options.interactive, terminal=options.tty) as attached:
+    with Attached(
+        session.channel, session.client, prepared.id, "", stdin=options.interactive, terminal=options.tty
+    ) as attached:
         fifos = attached.fifos
         task = session.run(Task.create(session.client, prepared, fifos.stdin, fifos.stdout, fifos.stderr, options.tty))
         attached.created()

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from wherry.cli.main import Session
+    from wherry.client.client import Client
+    from wherry.client.connection import BlockingChannel
 
 #: What is passed on. The others end us, or belong to the terminal's job control.
 _FORWARDED = (
@@ -40,14 +41,17 @@ _TASKS = tasks_pb2.DESCRIPTOR.services_by_name["Tasks"]
 class Attached:
     """A process's streams connected to ours for the length of a block; everything is put back and closed at its end."""
 
-    def __init__(self, session: Session, id: str, exec_id: str, *, stdin: bool, terminal: bool) -> None:
-        self._session = session
+    def __init__(
+        self, channel: BlockingChannel, client: Client, id: str, exec_id: str, *, stdin: bool, terminal: bool
+    ) -> None:
+        self._channel = channel
+        self._metadata = client.metadata
         self._id = id
         self._exec_id = exec_id
         self._wants_stdin = stdin
         self._terminal = terminal
         self.fifos = Fifos(exec_id or id, stdin=stdin, terminal=terminal)
-        self._streams = Streams(session.channel, self.fifos)
+        self._streams = Streams(channel, self.fifos)
         self._raw = RawTerminal(0)
         self._signals: list[int] = []
         self._saved: dict[int, object] = {}
@@ -96,7 +100,7 @@ class Attached:
         self._wakeup = read, write
         for number in (*_FORWARDED, signal.SIGWINCH):
             self._saved[number] = signal.signal(number, self._handle)
-        self._session.channel.add_reader(read, self._forward)
+        self._channel.add_reader(read, self._forward)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         self._signals.append(number)
@@ -124,7 +128,7 @@ class Attached:
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._saved.clear()
         if self._wakeup is not None:
-            self._session.channel.remove_reader(self._wakeup[0])
+            self._channel.remove_reader(self._wakeup[0])
             for fd in self._wakeup:
                 os.close(fd)
             self._wakeup = None
@@ -145,4 +149,4 @@ class Attached:
     def _send(self, name: str, request: Message) -> None:
         """Make a call whose answer nobody waits for: the process may have ended meanwhile."""
         method = Method(_TASKS.full_name, _TASKS.methods_by_name[name])
-        self._session.channel.start_unary(method, request, metadata=self._session.client.metadata)
+        self._channel.start_unary(method, request, metadata=self._metadata)
