@@ -122,7 +122,7 @@ class Mount:
 
     __slots__ = ("options", "source", "target", "type")
 
-    def __init__(self, type: str, source: str, options: Iterable[str] = (), target: str = "") -> None:  # noqa: A002
+    def __init__(self, type: str, source: str, options: Iterable[str] = (), target: str = "") -> None:
         self.type = type
         self.source = source
         self.options: list[str] = list(options)
