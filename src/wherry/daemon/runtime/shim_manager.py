@@ -27,7 +27,7 @@ from wherry.daemon.runtime.log import ShimLog
 from wherry.daemon.runtime.shims import ShimProcess, Starter, shim_binary
 from wherry.daemon.runtime.task import CreateRequest, ExitStatus, ShimClient, V1Client, V2Client, wrap_create_error
 from wherry.errors import AlreadyExists, Error, NotFound, Unavailable
-from wherry.linux import mount, process
+from wherry.linux import mount
 from wherry.rpc.ttrpc_channel import TtrpcChannel
 from wherry.zygote.client import Zygote
 
@@ -167,20 +167,18 @@ class ShimManager:
         else:
             client = V2Client(channel, bundle.namespace, shim.version)
         task = Task(bundle, shim, channel, client, shim_log)
-        if not shim.own or not shim.pid:
-            # Somebody else's shim: which of the two names it serves, and which process it is.
+        if not shim.pid:
+            # Somebody else's shim, or one from before a restart: which of the two names it serves, and which process
+            # it is. Its socket's credentials would be those of whoever made the socket, which is long gone.
             try:
-                await client.connect(bundle.id)
+                shim.pid = await client.connect(bundle.id)
+                shim.pidfd = os.pidfd_open(shim.pid)
+            except ProcessLookupError:
+                await channel.close()
+                raise Unavailable(f"shim of {bundle.id}: it ended") from None
             except BaseException:
                 await channel.close()
                 raise
-            if shim.pidfd < 0:
-                shim.pid, _uid, _gid = process.peer(channel.socket)
-                try:
-                    shim.pidfd = os.pidfd_open(shim.pid)
-                except ProcessLookupError:
-                    await channel.close()
-                    raise Unavailable(f"shim of {bundle.id}: it ended") from None
         return task
 
     def _register(self, task: Task) -> None:
