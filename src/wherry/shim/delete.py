@@ -7,7 +7,11 @@ import os
 from wherry.api import typeurl
 from wherry.api.runtime.task.v2.task_pb2 import DeleteResponse
 from wherry.linux import mount
-from wherry.shim import options
+from wherry.shim import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wherry.api.runtime.runc.v1.options_pb2 import Options
 
 #: 128 + SIGKILL: nobody saw how it ended.
 _UNSEEN_EXIT = 137
@@ -21,7 +25,7 @@ def delete(bundle: str, namespace: str, id: str) -> bytes:
 
     Everything may be gone already: after a normal end it is.
     """
-    recorded = options.read(bundle)
+    recorded = record.read(bundle)
     pid = _init_pid(bundle)
     if pid is not None or os.path.exists(os.path.join(bundle, "log.json")):
         _delete_container(recorded, namespace, id)
@@ -38,12 +42,12 @@ def _init_pid(bundle: str) -> int | None:
         return None
 
 
-def _delete_container(recorded: options.Options, namespace: str, id: str) -> None:
-    root = options.runtime_root(recorded, namespace)
+def _delete_container(recorded: Options, namespace: str, id: str) -> None:
+    root = record.runtime_root(recorded, namespace)
     if not os.path.exists(os.path.join(root, id)):
         # runc's and crun's state of a container is a directory of its name: without one there is nothing to ask for.
         return
-    command = [recorded.binary_name or options.DEFAULT_BINARY, "--root", root]
+    command = [recorded.binary_name or record.DEFAULT_BINARY, "--root", root]
     if recorded.systemd_cgroup:
         command.append("--systemd-cgroup")
     command += ["delete", "--force", id]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import tomllib
 
 import wherry.api.runtime.options.v1.options_pb2
@@ -12,13 +10,7 @@ from wherry.api.runtime.linux.runctypes.runc_pb2 import CreateOptions, RuncOptio
 from wherry.api.runtime.runc.v1.options_pb2 import CheckpointOptions, Options
 from wherry.api.wellknown_pb2 import Any
 from wherry.errors import InvalidArgument
-
-#: Where runc keeps state for containerd's clients, by namespace, unless told otherwise.
-DEFAULT_ROOT = "/run/containerd/runc"
-DEFAULT_BINARY = "runc"
-
-_OPTIONS_FILE = "options.json"
-_RUNTIME_FILE = "runtime"
+from wherry.shim.record import DEFAULT_BINARY, DEFAULT_ROOT, read, runtime_root, write
 
 __all__ = [
     "DEFAULT_BINARY",
@@ -97,39 +89,3 @@ def checkpoint_options(packed: Any | None) -> CheckpointOptions:
     if not isinstance(message, CheckpointOptions):
         raise InvalidArgument(f"{packed.type_url} are no checkpoint options")
     return message
-
-
-def runtime_root(options: Options, namespace: str) -> str:
-    """Return what runc's --root is for a namespace."""
-    return os.path.join(options.root or DEFAULT_ROOT, namespace)
-
-
-def write(bundle: str, options: Options) -> None:
-    """Record in the bundle which runtime a container has, for whoever cleans up after a dead shim."""
-    with open(os.path.join(bundle, _RUNTIME_FILE), "w") as file:
-        file.write(options.binary_name)
-    fields = {field.name: value for field, value in options.ListFields()}
-    with open(os.path.join(bundle, _OPTIONS_FILE), "w") as file:
-        json.dump(fields, file)
-
-
-def read(bundle: str) -> Options:
-    """Return the options recorded in a bundle; the defaults where there is no record, or a damaged one."""
-    options = Options()
-    try:
-        with open(os.path.join(bundle, _OPTIONS_FILE)) as file:
-            values = json.load(file)
-    except (OSError, ValueError):
-        values = {}
-    if isinstance(values, dict):
-        for name, value in values.items():
-            try:
-                setattr(options, name, value)
-            except (AttributeError, TypeError, ValueError):
-                continue  # a field of a newer shim's: the cleaner needs root, binary and cgroup driver only
-    try:
-        with open(os.path.join(bundle, _RUNTIME_FILE)) as file:
-            options.binary_name = file.read().strip()
-    except OSError:
-        pass  # the stock 1.6 shim fails here; the options, or runc, do as well
-    return options

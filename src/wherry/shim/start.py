@@ -14,6 +14,8 @@ from wherry.linux import process
 from wherry.linux.cgroup import join
 from wherry.shim import bootstrap, group
 
+NAME = "containerd-shim-wherry-v2"
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -30,7 +32,6 @@ def start(flags: Flags) -> str:
     unix = f"unix://{path}"
     if not group.answers(path):
         sock = shim_socket.listen(path)
-        # The process that will be the shim sets the title, so ours must be long enough: it is, daemons give more flags.
         pid = os.fork()
         if pid == 0:
             _serve(sock, flags)
@@ -69,6 +70,10 @@ def _serve(sock: socket.socket, flags: Flags) -> NoReturn:
         listener = os.dup2(sock.fileno(), 3, inheritable=False) if sock.fileno() != 3 else 3
         os.closerange(4, 1 << 16)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        title = f"{NAME} -namespace {flags['namespace']} -id {flags['id']} -address {flags['address']}"
+        # The daemon's own flags, with those of `start` among them, leave room for it.
+        process.set_title(title)
+        process.set_name(NAME)
         from wherry.shim.log import log_to
         from wherry.shim.server import Settings, serve
 
