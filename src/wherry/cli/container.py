@@ -5,7 +5,7 @@ from __future__ import annotations
 from wherry.cli import rm
 from wherry.cli.main import nested
 from wherry.cli.operands import each
-from wherry.cli.table import Table, add_listing_flags, ago, joined, print_json
+from wherry.cli.table import add_listing_flags, ago, joined, print_json, show
 from wherry.client.containers import Containers
 from wherry.client.documents import document, nanoseconds
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wherry.cli.main import Session
+    from wherry.client.containers import Container
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,23 +43,17 @@ def run(options: argparse.Namespace, session: Session) -> int:
 
 def _list(options: argparse.Namespace, session: Session) -> int:
     containers = session.run(Containers(session.client).list(options.filters))
-    if options.json:
-        print_json([document(container) for container in containers])
-    elif options.quiet:
-        for container in containers:
-            print(container.id)
-    else:
-        table = Table("CONTAINER", "IMAGE", "RUNTIME", "CREATED", "LABELS")
-        for container in containers:
-            created = ago(nanoseconds(container.created_at))
-            table.add(container.id, container.image, container.runtime.name, created, joined(container.labels))
-        table.print()
-    return 0
+    headings = ("CONTAINER", "IMAGE", "RUNTIME", "CREATED", "LABELS")
+    return show(options, containers, lambda each: each.id, document, headings, _row)
+
+
+def _row(each: Container) -> list[str]:
+    return [each.id, each.image, each.runtime.name, ago(nanoseconds(each.created_at)), joined(each.labels)]
 
 
 def _inspect(options: argparse.Namespace, session: Session) -> int:
     containers = Containers(session.client)
     found: list[Any] = []
-    status = each(options.containers, lambda id: found.append(document(session.run(containers.get(id)))))
+    status = each(options.containers, lambda name: found.append(document(session.run(containers.get(name)))))
     print_json(found)
     return status

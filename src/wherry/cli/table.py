@@ -6,11 +6,15 @@ import json
 import sys
 import time
 
+from wherry.errors import InvalidArgument
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
-    from typing import Any
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _AGES = ((365 * 86400, "year"), (30 * 86400, "month"), (86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
@@ -18,15 +22,40 @@ _AGES = ((365 * 86400, "year"), (30 * 86400, "month"), (86400, "day"), (3600, "h
 
 def add_listing_flags(parser: argparse.ArgumentParser, *, quiet: str) -> None:
     """Add -q and --json; `quiet` says what the former prints."""
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument("-q", "--quiet", action="store_true", help=f"print {quiet} only, one a line")
-    group.add_argument("--json", action="store_true", help="print JSON, for programs")
+    parser.add_argument("-q", "--quiet", action="store_true", help=f"print {quiet} only, one a line")
+    parser.add_argument("--json", action="store_true", help="print a JSON list, for programs")
+
+
+def show(
+    options: argparse.Namespace,
+    things: Sequence[T],
+    name: Callable[[T], str],
+    document: Callable[[T], Any],
+    headings: Sequence[str],
+    row: Callable[[T], Sequence[str]],
+    *,
+    right: Sequence[int] = (),
+) -> int:
+    """Print a list as the listing flags say: names, documents, or a table. Returns the exit status."""
+    if options.json and options.quiet:
+        raise InvalidArgument("--quiet and --json: either may be given, not both")
+    if options.json:
+        print_json([document(thing) for thing in things])
+    elif options.quiet:
+        for thing in things:
+            print(name(thing))
+    else:
+        table = Table(*headings, right=right)
+        for thing in things:
+            table.add(*row(thing))
+        table.print()
+    return 0
 
 
 class Table:
     """Rows under headings, each column as wide as it must be."""
 
-    def __init__(self, *headings: str, right: tuple[int, ...] = ()) -> None:
+    def __init__(self, *headings: str, right: Sequence[int] = ()) -> None:
         """`right` are the numbers of the columns whose text stands on the right: figures."""
         self._rows: list[tuple[str, ...]] = [headings]
         self._right = right

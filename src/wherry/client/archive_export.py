@@ -32,7 +32,7 @@ async def export(
     names: Sequence[str],
     destination: BinaryIO,
     *,
-    platform: Platform | None = None,
+    platform: Platform | str | None = None,
     all_platforms: bool = False,
 ) -> None:
     """Write images to a file or a pipe.
@@ -43,7 +43,7 @@ async def export(
     """
     if not names:
         raise InvalidArgument("export: no image is named")
-    collected = _Collected(images, content, (platform or Platform.host()).suits(), all_platforms)
+    collected = _Collected(images, content, Platform.of(platform).suits(), all_platforms)
     for name in dict.fromkeys(names):
         await collected.add(name, descriptor_of(await images.get(name)))
     archive = _ArchiveWriter(destination)

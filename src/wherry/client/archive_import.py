@@ -18,6 +18,7 @@ from wherry.client.snapshots import Snapshots
 from wherry.client.unpack import Unpacker
 from wherry.errors import Error, FailedPrecondition, InvalidArgument, NotFound, from_status
 from wherry.images.compression import GZIP, ZSTD, detect
+from wherry.images.tar import ArchiveError
 from wherry.oci import digest as digests
 from wherry.oci import reference
 from wherry.oci.descriptor import Descriptor
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
     from wherry.api.services.images.v1.images_pb2 import Image
-    from wherry.client.archive import Members
+    from wherry.client.archive import Member, Members
     from wherry.client.images import ImageManifest
     from wherry.rpc.channel import Channel
 
@@ -71,7 +72,7 @@ class ImportOptions:
         *,
         name: str = "",
         base_name: str = "",
-        platform: Platform | None = None,
+        platform: Platform | str | None = None,
         all_platforms: bool = False,
         unpack: bool = True,
         snapshotter: str = "",
@@ -82,7 +83,7 @@ class ImportOptions:
         #: What names that are only tags are put after; "import-" and the date, as containerd does, if none is given.
         self.base_name = base_name or time.strftime("import-%Y-%m-%d")
         #: Which manifests of an index to take: this machine's, if neither is given.
-        self.platform = platform or Platform.host()
+        self.platform = Platform.of(platform)
         self.all_platforms = all_platforms
         #: Whether, and by which snapshotter, to unpack the layers (of `platform` only).
         self.unpack = unpack
@@ -150,17 +151,25 @@ class _Archive:
 
     async def read(self, members: Members) -> None:
         """Read the members and write the blobs."""
-        for member in members:
-            if member.link:
-                self._links[member.name] = member.link
-            elif member.name in (_LAYOUT, _INDEX, _DOCKER):
-                if member.size > MAX_DOCUMENT:
-                    raise InvalidArgument(
-                        f"{member.name}: {member.size} bytes, and more than {MAX_DOCUMENT} are not read"
-                    )
-                self._documents[member.name] = b"".join(members.pieces())
-            elif not _is_redundant(member.name):
-                await self._write(member.name, member.size, members.pieces())
+        begun = False
+        try:
+            for member in members:
+                begun = True
+                await self._take(member, members)
+        except ArchiveError as error:
+            if begun:
+                raise
+            raise InvalidArgument(f"not an image archive: {error.message}") from None
+
+    async def _take(self, member: Member, members: Members) -> None:
+        if member.link:
+            self._links[member.name] = member.link
+        elif member.name in (_LAYOUT, _INDEX, _DOCKER):
+            if member.size > MAX_DOCUMENT:
+                raise InvalidArgument(f"{member.name}: {member.size} bytes, and more than {MAX_DOCUMENT} are not read")
+            self._documents[member.name] = b"".join(members.pieces())
+        elif not _is_redundant(member.name):
+            await self._write(member.name, member.size, members.pieces())
 
     async def _write(self, name: str, size: int, pieces: Iterator[bytes]) -> None:
         digest = _digest_of(name)

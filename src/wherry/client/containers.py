@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from wherry.api.services.containers.v1 import containers_pb2
-from wherry.client.tasks import Tasks
+from wherry.client.documents import nanoseconds, rfc3339
+from wherry.client.tasks import Tasks, state_of
 from wherry.errors import FailedPrecondition, InvalidArgument, NotFound, Unimplemented
 
 TYPE_CHECKING = False
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from wherry.api.services.containers.v1.containers_pb2 import Container
+    from wherry.api.services.containers.v1.containers_pb2 import Container as Container
+    from wherry.api.types.task.task_pb2 import Process
     from wherry.client.client import Client
 
 
@@ -67,6 +69,74 @@ class Containers:
             return [each.container async for each in stub.list_stream(request, metadata=metadata)]
         except Unimplemented:
             return list((await stub.list(request, metadata=metadata)).containers)
+
+
+class ContainerStatus:
+    """A container and what its task does."""
+
+    __slots__ = ("command", "container", "process", "state")
+
+    def __init__(self, container: Container, process: Process | None) -> None:
+        self.container = container
+        #: The task's first process; None without a task.
+        self.process = process
+        #: "created", "running", "paused", "pausing", "stopped", "unknown"; "" without a task.
+        self.state = state_of(process) if process is not None else ""
+        #: The words of what it runs.
+        self.command = command(container)
+
+    @property
+    def id(self) -> str:
+        return self.container.id
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is a process of it, be it waiting to be started."""
+        return self.state not in ("", "stopped")
+
+    @property
+    def pid(self) -> int | None:
+        return self.process.pid if self.process is not None and self.runs else None
+
+    @property
+    def exit_status(self) -> int | None:
+        return self.process.exit_status if self.process is not None and self.state == "stopped" else None
+
+    @property
+    def created_at(self) -> int | None:
+        """When the record was made, in nanoseconds since the epoch."""
+        return nanoseconds(self.container.created_at)
+
+    @property
+    def exited_at(self) -> int | None:
+        """When the process ended, in nanoseconds since the epoch."""
+        return nanoseconds(self.process.exited_at) if self.process is not None else None
+
+    def document(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        container = self.container
+        return {
+            "id": container.id,
+            "image": container.image,
+            "command": self.command,
+            "created_at": rfc3339(container.created_at),
+            "status": self.state or None,
+            "pid": self.pid,
+            "exit_status": self.exit_status,
+            "exited_at": rfc3339(self.process.exited_at) if self.process is not None else None,
+            "runtime": container.runtime.name,
+            "snapshotter": container.snapshotter,
+            "labels": dict(sorted(container.labels.items())),
+        }
+
+
+async def statuses(client: Client) -> list[ContainerStatus]:
+    """Return all containers with what they do, the newest first."""
+    containers = await Containers(client).list()
+    processes = {process.id: process for process in await Tasks(client).list()}
+    found = [ContainerStatus(container, processes.get(container.id)) for container in containers]
+    found.sort(key=lambda each: each.created_at or 0, reverse=True)
+    return found
 
 
 def spec(container: Container) -> dict[str, Any]:

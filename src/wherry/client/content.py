@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 
-    from wherry.api.services.content.v1.content_pb2 import Info, Status, WriteContentRequest
+    from wherry.api.services.content.v1.content_pb2 import Info as Info
+    from wherry.api.services.content.v1.content_pb2 import Status as Status
+    from wherry.api.services.content.v1.content_pb2 import WriteContentRequest
     from wherry.rpc.channel import Channel
 
 #: Bytes of data in one message: what Go's client sends. ttrpc takes 4 MiB, gRPC 16.

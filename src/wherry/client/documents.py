@@ -55,12 +55,17 @@ def unpacked(packed: wellknown_pb2.Any) -> Any:
         return _base64(packed.value)
 
 
+def nanoseconds(stamp: wellknown_pb2.Timestamp) -> int | None:
+    """Return a time in nanoseconds since the epoch; None for one that is not set."""
+    return typeurl.nanoseconds(stamp)
+
+
 def rfc3339(stamp: wellknown_pb2.Timestamp) -> str | None:
     """Return a time in UTC, to the nanosecond where it has them; None for one that is not set."""
-    nanoseconds = typeurl.nanoseconds(stamp)
-    if nanoseconds is None:
+    since_epoch = nanoseconds(stamp)
+    if since_epoch is None:
         return None
-    seconds, fraction = divmod(nanoseconds, 1_000_000_000)
+    seconds, fraction = divmod(since_epoch, 1_000_000_000)
     text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     return f"{text}.{fraction:09}".rstrip("0").rstrip(".") + "Z"
 

@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
-    from wherry.api.types.types_pb2 import Envelope
+    from wherry.api.types.types_pb2 import Envelope as Envelope
     from wherry.client.client import Client
 
 

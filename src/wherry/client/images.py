@@ -8,7 +8,7 @@ from wherry.api.wellknown_pb2 import FieldMask
 from wherry.client.content import Content
 from wherry.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from wherry.oci.descriptor import Descriptor
-from wherry.oci.manifest import Index, Manifest, diff_ids, parse, parse_json
+from wherry.oci.manifest import Index, Manifest, chain_ids, diff_ids, parse, parse_json
 from wherry.oci.platform import Platform
 from wherry.rpc.channel import Stub
 from wherry.rpc.context import metadata_for
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from typing import Any, BinaryIO
 
-    from wherry.api.services.images.v1.images_pb2 import Image
+    from wherry.api.services.images.v1.images_pb2 import Image as Image
     from wherry.client.archive_import import ImportOptions
     from wherry.client.rootfs_image import RootfsOptions
     from wherry.rpc.channel import Channel
@@ -43,6 +43,50 @@ class ImageManifest:
         return diff_ids(self.config_document, self.manifest)
 
 
+class ImageDescription:
+    """An image, and the manifests of it that are there."""
+
+    __slots__ = ("image", "manifests")
+
+    def __init__(self, image: Image, manifests: list[ImageManifest]) -> None:
+        self.image = image
+        self.manifests = manifests
+
+    @property
+    def platforms(self) -> list[str]:
+        """What the image is for, as far as its manifests are there and tell it."""
+        return sorted({str(each.platform) for each in self.manifests if each.platform is not None})
+
+    @property
+    def size(self) -> int:
+        """Bytes of the blobs of the manifests that are there, compressed as they are, each counted once."""
+        blobs = {self.image.target.digest: self.image.target.size}
+        for each in self.manifests:
+            for descriptor in (each.manifest.descriptor, each.manifest.config, *each.manifest.layers):
+                blobs[descriptor.digest] = descriptor.size
+        return sum(blobs.values())
+
+    def document(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        from wherry.client.documents import document
+
+        return {**document(self.image), "manifests": [_manifest_document(each) for each in self.manifests]}
+
+
+def _manifest_document(manifest: ImageManifest) -> dict[str, Any]:
+    try:
+        chains = list(chain_ids(manifest.diff_ids()))
+    except InvalidArgument:
+        chains = []  # an artifact: its layers make no root file system
+    return {
+        "platform": str(manifest.platform) if manifest.platform is not None else None,
+        "descriptor": manifest.manifest.descriptor.to_json(),
+        "config": {"descriptor": manifest.manifest.config.to_json(), "value": manifest.config},
+        "layers": [layer.to_json() for layer in manifest.manifest.layers],
+        "chain_id": chains[-1] if chains else None,
+    }
+
+
 class Images:
     """A namespace's images."""
 
@@ -58,6 +102,18 @@ class Images:
         response = await self._stub.get(images_pb2.GetImageRequest(name=name), metadata=self._metadata)
         image: Image = response.image
         return image
+
+    async def find(self, name: str) -> Image:
+        """Return an image by its exact name or, if there is none, as Docker would complete it. NotFound."""
+        try:
+            return await self.get(name)
+        except NotFound as error:
+            from wherry.oci.reference import normalize
+
+            try:
+                return await self.get(normalize(name))
+            except (NotFound, InvalidArgument):
+                raise error from None
 
     async def put(self, name: str, target: Descriptor, labels: Mapping[str, str] | None = None) -> Image:
         """Create an image, or let the one of this name refer to another target; that one's other labels stay."""
@@ -117,12 +173,12 @@ class Images:
             except (NotFound, InvalidArgument):
                 continue  # of another platform, and not pulled; or an attestation, which is no image
 
-    async def manifest(self, target: Descriptor, platform: Platform | None = None) -> ImageManifest:
+    async def manifest(self, target: Descriptor, platform: Platform | str | None = None) -> ImageManifest:
         """Return the manifest, with its config, that suits a platform best: this machine's, if none is given.
 
         NotFound if the image is for others only, or what it refers to is not there.
         """
-        wanted = platform or Platform.host()
+        wanted = Platform.of(platform)
         found: list[str] = []
         manifest = await self._best(target, wanted.suits(), found)
         if manifest is None:
@@ -149,7 +205,7 @@ class Images:
         image: Image,
         snapshotter: str = "",
         *,
-        platform: Platform | None = None,
+        platform: Platform | str | None = None,
         on_layer: Callable[[Descriptor], None] | None = None,
     ) -> str:
         """Unpack an image's layers, those that are not, and return the topmost snapshot's name ("" without layers).
@@ -173,11 +229,9 @@ class Images:
             )
             return await unpacker.unpack(manifest.manifest, manifest.diff_ids())
 
-    async def size(self, target: Descriptor, platform: Platform | None = None) -> int:
-        """Return the bytes of the blobs that an image refers to, compressed as they are."""
-        manifest = (await self.manifest(target, platform)).manifest
-        size = manifest.descriptor.size + manifest.config.size + sum(layer.size for layer in manifest.layers)
-        return size if target.digest == manifest.descriptor.digest else size + target.size
+    async def describe(self, image: Image) -> ImageDescription:
+        """Return an image with all of its manifests that are there. NotFound if what it refers to is not."""
+        return ImageDescription(image, [each async for each in self.manifests(descriptor_of(image))])
 
     async def import_archive(self, source: BinaryIO | str, options: ImportOptions | None = None) -> list[Image]:
         """Import the images of an archive, unpack them, and return them. See `wherry.client.archive_import`."""
@@ -196,7 +250,7 @@ class Images:
         names: Sequence[str],
         destination: BinaryIO,
         *,
-        platform: Platform | None = None,
+        platform: Platform | str | None = None,
         all_platforms: bool = False,
     ) -> None:
         """Write images to an OCI archive, which Docker can load too. See `wherry.client.archive_export`."""

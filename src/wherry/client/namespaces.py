@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from wherry.api.services.namespaces.v1.namespaces_pb2 import Namespace
+    from wherry.api.services.namespaces.v1.namespaces_pb2 import Namespace as Namespace
     from wherry.client.client import Client
 
 

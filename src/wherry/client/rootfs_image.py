@@ -41,7 +41,7 @@ class RootfsOptions:
         *,
         changes: Sequence[str] = (),
         comment: str = "",
-        platform: Platform | None = None,
+        platform: Platform | str | None = None,
         unpack: bool = True,
         snapshotter: str = "",
         on_step: Callable[[str], None] | None = None,
@@ -51,7 +51,7 @@ class RootfsOptions:
         #: What the image's history says of it.
         self.comment = comment
         #: What the files are for: this machine, if not given.
-        self.platform = platform or Platform.host()
+        self.platform = Platform.of(platform)
         self.unpack = unpack
         self.snapshotter = snapshotter
         #: Called with one line about each step.

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from wherry.api.services.introspection.v1.introspection_pb2 import Plugin
+    from wherry.api.services.introspection.v1.introspection_pb2 import Plugin as Plugin
     from wherry.client.client import Client
 
 

@@ -10,11 +10,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from wherry.api.services.snapshots.v1.snapshots_pb2 import Info, UsageResponse
+    from wherry.api.services.snapshots.v1.snapshots_pb2 import Info as Info
+    from wherry.api.services.snapshots.v1.snapshots_pb2 import UsageResponse
     from wherry.api.types.types_pb2 import Mount
     from wherry.rpc.channel import Channel
 
 DEFAULT_SNAPSHOTTER = "overlayfs"
+
+_KINDS = {snapshots_pb2.VIEW: "view", snapshots_pb2.ACTIVE: "active", snapshots_pb2.COMMITTED: "committed"}
 
 
 class Snapshots:
@@ -75,3 +78,8 @@ class Snapshots:
         async for response in self._stub.list(request, metadata=self._metadata):
             infos.extend(response.info)
         return infos
+
+
+def kind_of(info: Info) -> str:
+    """Return "view", "active" or "committed"."""
+    return _KINDS.get(info.kind, "unknown")

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wherry.api.services.containers.v1.containers_pb2 import Container
-    from wherry.api.types.task.task_pb2 import Process, ProcessInfo
+    from wherry.api.types.task.task_pb2 import Process as Process
+    from wherry.api.types.task.task_pb2 import ProcessInfo as ProcessInfo
     from wherry.api.types.types_pb2 import Metric
     from wherry.client.client import Client
 
@@ -123,3 +124,13 @@ def exec_of(process: ProcessInfo) -> str:
     except Error:
         return ""
     return str(details.get("exec_id", "")) if isinstance(details, dict) else ""
+
+
+def command_line(pid: int) -> list[str]:
+    """Return the words of a process's command line, if it is on this machine; [] if it is not, or has none."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().decode(errors="replace").split("\0")
+    except OSError:
+        return []
+    return words[:-1]

@@ -71,6 +71,13 @@ class Platform:
         return cls(*parts)
 
     @classmethod
+    def of(cls, platform: Platform | str | None) -> Platform:
+        """Return what is meant by a platform, its text, or nothing: this machine's. InvalidArgument for other texts."""
+        if not platform:
+            return cls.host()
+        return cls.parse(platform) if isinstance(platform, str) else platform
+
+    @classmethod
     def from_json(cls, value: dict[str, Any]) -> Platform | None:
         """Return the platform that an index's descriptor or an image's config names; None if it names none."""
         os, architecture, variant = (value.get(key) for key in ("os", "architecture", "variant"))
