@@ -1,0 +1,55 @@
+# `make demo` and `make test` need nothing but Debian 12, root, and this tree: each installs what it lacks.
+
+PYTHON ?= /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# What the daemon and its containers need of the system, and what the demo's image is made from.
+RUN_PACKAGES := python3 python3-venv libseccomp2 busybox-static
+# The other sides that the tests compare with.
+TEST_PACKAGES := $(RUN_PACKAGES) containerd runc crun skopeo umoci podman docker.io docker-registry \
+	containernetworking-plugins criu mmdebstrap iproute2 nftables strace tar
+
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest
+
+.PHONY: demo test test-long lint bench clean
+
+demo: | runtime $(VENV)/.installed
+	@tools/demo.sh $(CURDIR)/$(BIN)
+
+test: | test-packages $(VENV)/.installed-dev
+	$(PYTEST) -n auto -m "not long"
+
+test-long: | test-packages $(VENV)/.installed-dev
+	$(PYTEST) -n auto -m long --timeout 7200
+
+lint: | $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python tools/generate_api.py --check
+
+bench: | test-packages $(VENV)/.installed-dev
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/run_latency.py
+
+.PHONY: runtime test-packages
+runtime:
+	@tools/require_packages.sh $(RUN_PACKAGES)
+	@command -v runc >/dev/null || command -v crun >/dev/null || tools/require_packages.sh runc
+
+test-packages:
+	@tools/require_packages.sh $(TEST_PACKAGES)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache
