@@ -6,6 +6,7 @@ Format", "Sparse Formats"). What Go's archive/tar takes this takes: a layer whic
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 from collections.abc import Iterable, Iterator
@@ -31,6 +32,7 @@ _PAX_GLOBAL = b"g"
 _GNU_LONG_NAME = b"L"
 _GNU_LONG_LINK = b"K"
 _GNU_SPARSE = b"S"
+_EXTENDED = frozenset((PAX, _SUN_PAX, _PAX_GLOBAL, _GNU_LONG_NAME, _GNU_LONG_LINK))
 _WITHOUT_BODY = frozenset((LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO))
 
 #: What one entry may have by way of extended header or long name; Go's reader has the same limit.
@@ -327,12 +329,14 @@ def _parse_header(block: bytes) -> tuple[Entry, int]:
             prefix = prefix[:131]
         entry.name = prefix.split(b"\0", 1)[0] + b"/" + entry.name
     entry.type = kind
-    entry.mode = _number(mode) & 0o7777
-    entry.uid = _number(uid)
-    entry.gid = _number(gid)
     length = _number(size)
     if length < 0:
         raise ArchiveError("invalid tar header")
+    if kind in _EXTENDED:
+        return entry, length
+    entry.mode = _number(mode) & 0o7777
+    entry.uid = _number(uid)
+    entry.gid = _number(gid)
     entry.mtime = _number(mtime) * 1_000_000_000
     entry.atime = 0
     entry.linkname = linkname.split(b"\0", 1)[0]
@@ -355,6 +359,7 @@ def _checksum_agrees(block: bytes, checksum: int) -> bool:
     return unsigned - 256 * high == checksum
 
 
+@functools.lru_cache(1024)  # the same owners and modes again and again
 def _number(field: bytes) -> int:
     """Octal digits, or base 256 in two's complement if the top bit is set (GNU)."""
     if field[0] & 0x80:
