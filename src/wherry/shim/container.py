@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from wherry.api import typeurl
 from wherry.api.events import events_pb2
 from wherry.api.types import types_pb2
+from wherry.api.types.task import task_pb2
 from wherry.api.wellknown_pb2 import Any
-from wherry.errors import AlreadyExists, InvalidArgument, NotFound, Unknown
+from wherry.errors import AlreadyExists, InvalidArgument, NotFound
 from wherry.shim import metrics, options
 from wherry.shim.events import Publisher
 from wherry.shim.exec import Exec
 from wherry.shim.init import Init, read_spec, shares_pid_namespace
 from wherry.shim.oom import OomWatcher
-from wherry.shim.process import PAUSED, STOPPED, Process
-from wherry.shim.reaper import Reaper
+from wherry.shim.process import Process
+from wherry.shim.reaper import Exit, Reaper
 from wherry.shim.runtime import RuncBinary
-from wherry.shim.stdio import Stdio
+from wherry.shim.states import CREATED, DELETED, EXEC_STOPPED, PAUSED, PAUSING, STOPPED
+from wherry.shim.stdio import Stdio, Streams
+from wherry.shim.tasks import Tasks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from google.protobuf.message import Message
+
+#: 128 + SIGKILL: how the runtime ends an init that was never started.
+_KILLED = 137
 
 
 class CreateConfig:
@@ -49,7 +56,7 @@ class CreateConfig:
 
 
 class Container:
-    """One container. Operations that change it are serialised by its lock; waits and looks are not."""
+    """One container. Operations that change it are serialised by its lock; looks, waits and kills never wait for it."""
 
     def __init__(
         self,
@@ -57,14 +64,14 @@ class Container:
         namespace: str,
         publisher: Publisher,
         reaper: Reaper,
-        tasks: asyncio.TaskGroup,
+        tasks: Tasks,
         criu: str,
     ) -> None:
         self.id = config.id
         self.bundle = config.bundle
         self.config = config
-        self.lock = asyncio.Lock()
         self.execs: dict[str, Exec] = {}
+        self._lock = asyncio.Lock()
         self._namespace = namespace
         self._publisher = publisher
         self._reaper = reaper
@@ -74,6 +81,8 @@ class Container:
         self._shares_pid_namespace = shares_pid_namespace(spec)
         self._oom: OomWatcher | None = None
         self._cgroups: dict[str, str] = {}
+        #: Exits that are not announced yet, in the order of their coming.
+        self._exits: list[tuple[Process, Exit]] = []
         self._runtime = RuncBinary(
             reaper,
             self._options.binary_name or options.DEFAULT_BINARY,
@@ -83,20 +92,39 @@ class Container:
             criu=criu,
         )
         self.init = Init(
-            config.id, config.bundle, spec, self._options, config.stdio, self._runtime, reaper, config.checkpoint
+            config.id,
+            config.bundle,
+            spec,
+            self._options,
+            config.stdio,
+            self._streams(config.stdio, config.id),
+            self._runtime,
+            reaper,
+            self._init_collected,
+            config.checkpoint,
         )
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """The whole environment of a logging program."""
-        return {"CONTAINER_ID": self.id, "CONTAINER_NAMESPACE": self._namespace}
+    def _streams(self, stdio: Stdio, id: str) -> Streams:
+        owner = self._options.io_uid, self._options.io_gid
+        return Streams(stdio, id, self._namespace, owner, self._reaper)
+
+    @asynccontextmanager
+    async def _locked(self, operation: str) -> AsyncIterator[None]:
+        """Hold the lock for an operation that init's state must allow."""
+        async with self._lock:
+            if self.init.state is DELETED:
+                raise NotFound("container not created")
+            self.init.state.require(operation)
+            yield
 
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def create(self) -> None:
         """Make the container; on failure nothing of it is left."""
         options.write(self.bundle, self._options)
-        await self.init.create(self.config.rootfs, self.environment, self._init_exited)
+        init = self.init
+        init.starting = True
+        await init.create(self.config.rootfs)
         self._watch_memory()
         stdio = self.config.stdio
         self._publisher.publish(
@@ -112,57 +140,83 @@ class Container:
                     "terminal": stdio.terminal,
                 },
                 checkpoint=self.config.checkpoint,
-                pid=self.init.pid,
+                pid=init.pid,
             ),
         )
+        init.starting = False
+        self._settle()
 
     async def start(self, exec_id: str) -> int:
         """Start init or an exec and return its pid."""
-        process: Process
-        if exec_id:
-            process = exec_ = self.exec(exec_id)
-            await exec_.start(self.environment, self._exec_exited)
-            event: Message = events_pb2.TaskExecStarted(container_id=self.id, exec_id=exec_id, pid=process.pid)
-            topic = "/tasks/exec-started"
-        else:
-            process = self.init
-            async with self.lock:
-                restored = not self.init.pid
-                try:
-                    await self.init.start(self.environment)
-                except BaseException:
-                    self.init.release_exit()
-                    raise
-                if restored:
-                    self._watch_memory()
-            event = events_pb2.TaskStart(container_id=self.id, pid=process.pid)
-            topic = "/tasks/start"
-        self._publisher.publish(topic, event)
-        process.release_exit()
-        return process.pid
+        return await (self._start_exec(self.exec(exec_id)) if exec_id else self._start_init())
 
-    def add_exec(self, id: str, spec: bytes, stdio: Stdio) -> None:
+    async def _start_init(self) -> int:
+        init = self.init
+        async with self._locked("start"):
+            init.starting = True
+            try:
+                await init.start()
+                if not self._cgroups:  # it was restored: it has not been before
+                    self._watch_memory()
+                self._publisher.publish("/tasks/start", events_pb2.TaskStart(container_id=self.id, pid=init.pid))
+            finally:
+                init.starting = False
+                self._settle()
+        return init.pid
+
+    async def _start_exec(self, exec_: Exec) -> int:
+        async with exec_.lock:
+            exec_.state.require("start")
+            try:
+                await exec_.start()
+                event = events_pb2.TaskExecStarted(container_id=self.id, exec_id=exec_.id, pid=exec_.pid)
+                self._publisher.publish("/tasks/exec-started", event)
+            finally:
+                exec_.starting = False
+                self._settle()
+        return exec_.pid
+
+    async def add_exec(self, id: str, document: bytes, stdio: Stdio) -> None:
         """Register an exec. AlreadyExists if there is one of this id."""
         if id in self.execs:
             raise AlreadyExists(f"id {id}")
-        if self.init.status == PAUSED:
-            raise Unknown("cannot exec in a paused state")
-        if self.init.status == STOPPED:
-            raise Unknown("cannot exec in a stopped state")
-        owner = self._options.io_uid, self._options.io_gid
-        self.execs[id] = Exec(id, self.id, self.bundle, spec, stdio, self._runtime, self._reaper, owner)
-        self._publisher.publish("/tasks/exec-added", events_pb2.TaskExecAdded(container_id=self.id, exec_id=id))
+        async with self._locked("exec"):
+            if id in self.execs:
+                raise AlreadyExists(f"id {id}")
+            streams = self._streams(stdio, id)
+            self.execs[id] = Exec(
+                id,
+                self.id,
+                self.bundle,
+                document,
+                stdio,
+                streams,
+                self._runtime,
+                self._reaper,
+                self._collected,
+            )
+            self._publisher.publish("/tasks/exec-added", events_pb2.TaskExecAdded(container_id=self.id, exec_id=id))
 
     async def delete(self) -> None:
         """Delete the container once its init has ended, or was never started."""
-        async with self.lock:
-            await self.init.delete()
+        init = self.init
+        async with self._locked("delete"):
+            never_started = init.state is CREATED
+            # The runtime ends what it created, and that must not look like an exit of its own.
+            init.starting = never_started
+            try:
+                await init.delete()
+            except BaseException:
+                init.starting = False
+                self._settle()
+                raise
             for exec_ in self.execs.values():
                 exec_.close()
             if self._oom is not None:
                 self._oom.close()
-                self._oom = None
-        init = self.init
+            if never_started:
+                self._exits.clear()
+                self._announce_exit(init, _KILLED)
         self._publisher.publish(
             "/tasks/delete",
             events_pb2.TaskDelete(
@@ -176,8 +230,12 @@ class Container:
     async def delete_exec(self, id: str) -> Exec:
         """Delete an exec that has ended or never started, and return it."""
         exec_ = self.exec(id)
-        await exec_.delete()
-        self.execs.pop(id, None)
+        async with exec_.lock:
+            if self.execs.get(id) is not exec_:
+                raise NotFound(f"process does not exist {id}")
+            exec_.state.require("delete")
+            await exec_.delete()
+            del self.execs[id]
         return exec_
 
     # -- looks ------------------------------------------------------------------------------------------------------
@@ -193,43 +251,22 @@ class Container:
         """Return init for "", else an exec."""
         return self.exec(exec_id) if exec_id else self.init
 
+    def status(self, process: Process) -> task_pb2.Status:
+        """Return the status that a process shows: in a paused container all are."""
+        of = self.init if self.init.state in (PAUSING, PAUSED) else process
+        return of.state.status
+
     async def pids(self) -> list[int]:
         """Return the pids of the container's processes, none when it has ended."""
-        if self.init.status == STOPPED:
+        if self.init.state is STOPPED or not self.init.pid:
             return []
         return await self._runtime.pids(self.id)
 
     def stats(self) -> Message:
-        """Return the figures of the container's cgroups."""
+        """Return the figures of the container's cgroups. NotFound before there are any."""
+        if not self._cgroups:
+            raise NotFound("cgroup does not exist")
         return metrics.collect(self._cgroups)
-
-    # -- what is done to it -----------------------------------------------------------------------------------------
-
-    async def kill(self, exec_id: str, signal: int, all: bool) -> None:
-        if exec_id:
-            self.exec(exec_id).kill(signal)
-        else:
-            await self.init.kill(signal, all)
-
-    async def pause(self) -> None:
-        async with self.lock:
-            await self.init.pause()
-        self._publisher.publish("/tasks/paused", events_pb2.TaskPaused(container_id=self.id))
-
-    async def resume(self) -> None:
-        async with self.lock:
-            await self.init.resume()
-        self._publisher.publish("/tasks/resumed", events_pb2.TaskResumed(container_id=self.id))
-
-    async def update(self, resources: Any) -> None:
-        if resources.type_url and resources.type_url != typeurl.LINUX_RESOURCES:
-            raise InvalidArgument(f"resources of type {resources.type_url}")
-        async with self.lock:
-            await self.init.update(resources.value)
-
-    async def checkpoint(self, path: str, packed: Any) -> None:
-        async with self.lock:
-            await self.init.checkpoint(path, options.checkpoint_options(packed))
 
     async def wait(self, exec_id: str) -> Process:
         """Return the process when it has ended, or can never start."""
@@ -237,36 +274,83 @@ class Container:
         await process.finished.wait()
         return process
 
+    # -- what is done to it -----------------------------------------------------------------------------------------
+
+    async def kill(self, exec_id: str, signal: int, *, all: bool) -> None:
+        if exec_id:
+            self.exec(exec_id).kill(signal)
+        else:
+            await self.init.kill(signal, all=all)
+
+    async def pause(self) -> None:
+        async with self._locked("pause"):
+            await self.init.pause()
+            self._publisher.publish("/tasks/paused", events_pb2.TaskPaused(container_id=self.id))
+
+    async def resume(self) -> None:
+        async with self._locked("resume"):
+            await self.init.resume()
+            self._publisher.publish("/tasks/resumed", events_pb2.TaskResumed(container_id=self.id))
+
+    async def update(self, resources: Any) -> None:
+        if resources.type_url and resources.type_url != typeurl.LINUX_RESOURCES:
+            raise InvalidArgument(f"resources of type {resources.type_url}")
+        async with self._locked("update"):
+            await self.init.update(resources.value)
+
+    async def checkpoint(self, path: str, packed: Any) -> None:
+        async with self._locked("checkpoint"):
+            await self.init.checkpoint(path, options.checkpoint_options(packed))
+
     # -- what happens to it -----------------------------------------------------------------------------------------
 
     def _watch_memory(self) -> None:
-        self._cgroups = metrics.cgroup_paths(self.init.pid)
+        self._cgroups = metrics.cgroup_paths(self.init.pid) if self.init.pid else {}
         self._oom = OomWatcher(self._cgroups, self._out_of_memory)
 
     def _out_of_memory(self) -> None:
         self._publisher.publish("/tasks/oom", events_pb2.TaskOOM(container_id=self.id))
 
-    def _init_exited(self, process: Process) -> None:
-        if self._shares_pid_namespace:
-            self._tasks.create_task(self._end_the_rest(process))
+    def _init_collected(self, init: Process, ended: Exit) -> None:
+        if self._shares_pid_namespace or self.init.state is PAUSED:
+            self._tasks.start(self._end_the_rest(init, ended))
         else:
-            self._announce_exit(process)
+            # The kernel has ended all others of its pid namespace, and their exits came first.
+            self._collected(init, ended)
 
-    async def _end_the_rest(self, process: Process) -> None:
-        await self.init.kill_all()
-        self._announce_exit(process)
+    async def _end_the_rest(self, init: Process, ended: Exit) -> None:
+        try:
+            if self.init.state is PAUSED:
+                await self.init.thaw()
+            if self._shares_pid_namespace:
+                await self.init.end_the_rest()
+        finally:
+            self._collected(init, ended)
 
-    def _exec_exited(self, process: Process) -> None:
-        self._announce_exit(process)
+    def _collected(self, process: Process, ended: Exit) -> None:
+        self._exits.append((process, ended))
+        self._settle()
 
-    def _announce_exit(self, process: Process) -> None:
+    def _settle(self) -> None:
+        """Announce the exits whose turn it is: after the start of the process, and init's after those of its execs."""
+        waiting = self._exits
+        self._exits = []
+        exec_is_starting = any(exec_.starting for exec_ in self.execs.values())
+        for process, ended in waiting:
+            if process.starting or (process is self.init and exec_is_starting):
+                self._exits.append((process, ended))
+                continue
+            process.end(ended, STOPPED if process is self.init else EXEC_STOPPED)
+            self._announce_exit(process, process.exit_status)
+
+    def _announce_exit(self, process: Process, status: int) -> None:
         self._publisher.publish(
             "/tasks/exit",
             events_pb2.TaskExit(
                 container_id=self.id,
                 id=process.id,
                 pid=process.pid,
-                exit_status=process.exit_status,
+                exit_status=status,
                 exited_at=typeurl.timestamp(process.exited_at),
             ),
         )

@@ -3,43 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
 from wherry import identifiers
 from wherry.api import typeurl
 from wherry.api.runtime.linux.runctypes import runc_pb2
 from wherry.api.runtime.runc.v1 import options_pb2
 from wherry.api.types.task import task_pb2
-from wherry.api.wellknown_pb2 import Any as AnyMessage
-from wherry.completion import run_to_completion
+from wherry.api.wellknown_pb2 import Any
 from wherry.errors import AlreadyExists, NotFound
 from wherry.shim.container import Container, CreateConfig
 from wherry.shim.events import Publisher
 from wherry.shim.process import Process
 from wherry.shim.reaper import Reaper
 from wherry.shim.stdio import Stdio
-
-T = TypeVar("T")
-
-#: Seconds that the shim takes at its end to deliver the last events.
-_FLUSH_TIMEOUT = 5.0
+from wherry.shim.tasks import Tasks
 
 
 class Core:
     """The containers of one shim."""
 
-    def __init__(
-        self, namespace: str, publisher: Publisher, reaper: Reaper, tasks: asyncio.TaskGroup, criu: str = ""
-    ) -> None:
-        self._criu = criu
+    def __init__(self, namespace: str, publisher: Publisher, reaper: Reaper, tasks: Tasks, criu: str = "") -> None:
         self.namespace = namespace
         self.containers: dict[str, Container] = {}
+        #: Set when the shim is to end.
         self.ended = asyncio.Event()
         self._creating: set[str] = set()
         self._publisher = publisher
         self._reaper = reaper
         self._tasks = tasks
+        self._criu = criu
 
     def container(self, id: str) -> Container:
         """Return a container. NotFound if there is none of this id."""
@@ -50,49 +43,73 @@ class Core:
 
     async def create(self, config: CreateConfig) -> Container:
         """Create a container. AlreadyExists for an id in use; any failure leaves nothing."""
-        if config.id in self.containers or config.id in self._creating:
-            raise AlreadyExists(f"container {config.id}")
-        self._creating.add(config.id)
+        identifiers.validate(config.id)
+        return await self._tasks.run(self._create(config))
+
+    async def _create(self, config: CreateConfig) -> Container:
+        id = config.id
+        if id in self.containers or id in self._creating:
+            raise AlreadyExists(f"container {id}")
+        self._creating.add(id)
         try:
             container = Container(config, self.namespace, self._publisher, self._reaper, self._tasks, self._criu)
-            await self._whole(container.create())
-            self.containers[config.id] = container
+            await container.create()
+            self.containers[id] = container
         finally:
-            self._creating.discard(config.id)
+            self._creating.discard(id)
         return container
 
     async def start(self, id: str, exec_id: str) -> int:
-        return await self._whole(self.container(id).start(exec_id))
+        """Start a container's init, or an exec, and return its pid."""
+        return await self._tasks.run(self.container(id).start(exec_id))
 
     async def delete(self, id: str, exec_id: str) -> Process:
         """Delete a container, or an exec, and return the process that it was."""
         container = self.container(id)
         if exec_id:
-            return await self._whole(container.delete_exec(exec_id))
-        await self._whole(container.delete())
-        self.containers.pop(id, None)
+            return await self._tasks.run(container.delete_exec(exec_id))
+        await self._tasks.run(self._delete(container))
         return container.init
 
-    def exec(self, id: str, exec_id: str, spec: AnyMessage, stdio: Stdio) -> None:
+    async def _delete(self, container: Container) -> None:
+        await container.delete()
+        del self.containers[container.id]
+
+    async def exec(self, id: str, exec_id: str, document: Any, stdio: Stdio) -> None:
         """Register an exec. InvalidArgument for an id that is no identifier."""
+        container = self.container(id)
         identifiers.validate(exec_id)
-        self.container(id).add_exec(exec_id, spec.value, stdio)
+        await self._tasks.run(container.add_exec(exec_id, document.value, stdio))
+
+    async def kill(self, id: str, exec_id: str, signal: int, *, all: bool) -> None:
+        """Send a signal to a container's init, to all its processes, or to an exec."""
+        await self._tasks.run(self.container(id).kill(exec_id, signal, all=all))
+
+    async def pause(self, id: str) -> None:
+        """Freeze a container."""
+        await self._tasks.run(self.container(id).pause())
+
+    async def resume(self, id: str) -> None:
+        """Thaw a container."""
+        await self._tasks.run(self.container(id).resume())
+
+    async def update(self, id: str, resources: Any) -> None:
+        """Change a container's limits to those of a JSON LinuxResources."""
+        await self._tasks.run(self.container(id).update(resources))
+
+    async def checkpoint(self, id: str, path: str, options: Any) -> None:
+        """Write a container's state to a directory."""
+        await self._tasks.run(self.container(id).checkpoint(path, options))
 
     def shutdown(self) -> None:
         """End the shim, unless it still holds containers."""
         if not self.containers and not self._creating:
             self.ended.set()
 
-    async def flush(self) -> None:
-        await self._publisher.flush(_FLUSH_TIMEOUT)
-
-    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
-        return await run_to_completion(self._tasks, work)
-
 
 def process_details(container: Container, pids: Sequence[int], *, v1: bool) -> list[task_pb2.ProcessInfo]:
     """Return processes with the ids of those that are execs; v1 tells init's as well."""
-    named = {exec_.pid: exec_.id for exec_ in container.execs.values() if exec_.pid}
+    named = {exec_.pid: exec_.id for exec_ in container.execs.values() if exec_.alive}
     if v1:
         named[container.init.pid] = container.id
     details = runc_pb2.ProcessDetails if v1 else options_pb2.ProcessDetails

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 from collections import deque
 
 from wherry.api import typeurl
 from wherry.api.services.events.ttrpc.v1 import events_pb2
 from wherry.api.types.types_pb2 import Envelope
-from wherry.errors import Error
+from wherry.errors import Cancelled, DeadlineExceeded, Error, Unavailable
 from wherry.rpc.channel import Stub
 from wherry.rpc.context import metadata_for
 from wherry.rpc.ttrpc_channel import TtrpcChannel
@@ -31,7 +32,13 @@ _TIMEOUT = 5.0
 #: Seconds between attempts while the daemon is away: short at first, for a daemon that restarts.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 
+#: How often a daemon that is there may refuse an event before the ones behind it get their turn; as containerd's shims.
+_MAX_REFUSALS = 5
+
 _EXIT = "/tasks/exit"
+
+#: The answers of a daemon that is away, or just ending: it will be back.
+_AWAY = (Unavailable, DeadlineExceeded, Cancelled)
 
 
 class Publisher:
@@ -63,25 +70,34 @@ class Publisher:
 
     async def run(self) -> None:
         """Send what is queued, for ever."""
-        pause = _FIRST_PAUSE
         while True:
             await self._something.wait()
-            try:
-                async with asyncio.timeout(_TIMEOUT):
-                    await self._send(self._waiting[0])
-            except (Error, OSError, TimeoutError) as error:
-                log.debug("event %s not delivered: %s", self._waiting[0].topic, error)
-                if self._channel is not None:
-                    await self._channel.close()
-                    self._channel = None
-                await asyncio.sleep(pause)
-                pause = min(_LONGEST_PAUSE, pause * 2)
-                continue
-            pause = _FIRST_PAUSE
+            await self._deliver(self._waiting[0])
             self._waiting.popleft()
             if not self._waiting:
                 self._something.clear()
                 self._nothing.set()
+
+    async def _deliver(self, envelope: Envelope) -> None:
+        """Send one event until it is acknowledged, or a daemon that is there has refused it too often."""
+        pause = _FIRST_PAUSE
+        refusals = 0
+        while True:
+            try:
+                async with asyncio.timeout(_TIMEOUT):
+                    await self._send(envelope)
+                return
+            except Exception as error:
+                # What is raised here must never end the shim: it is the parent of other people's processes.
+                if isinstance(error, Error) and not isinstance(error, _AWAY):
+                    refusals += 1
+                if refusals >= _MAX_REFUSALS:
+                    log.error("event %s dropped: the daemon refuses it: %s", envelope.topic, error)
+                    return
+                log.debug("event %s not delivered: %s", envelope.topic, error)
+                await self._disconnect()
+            await asyncio.sleep(pause)
+            pause = min(_LONGEST_PAUSE, pause * 2)
 
     async def flush(self, timeout: float) -> None:
         """Wait until everything queued was acknowledged, at most `timeout` seconds."""
@@ -90,6 +106,12 @@ class Publisher:
                 await self._nothing.wait()
         except TimeoutError:
             log.warning("%d events were not delivered", len(self._waiting))
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
 
     async def _send(self, envelope: Envelope) -> None:
         if not self._ttrpc_address:
@@ -101,17 +123,21 @@ class Publisher:
         await stub.forward(events_pb2.ForwardRequest(envelope=envelope), metadata=metadata_for(self._namespace))
 
     async def _send_by_command(self, envelope: Envelope) -> None:
-        read, write = os.pipe2(os.O_CLOEXEC)
+        # Not a pipe: an event with many mounts would fill it, and nobody reads before the command runs.
+        fd = os.memfd_create("event")
         try:
-            # An event is far smaller than a pipe.
-            os.write(write, envelope.event.SerializeToString())
-        finally:
-            os.close(write)
-        try:
+            with open(fd, "wb", closefd=False) as file:
+                file.write(envelope.event.SerializeToString())
+            os.lseek(fd, 0, os.SEEK_SET)
             command = [self._binary, "--address", self._address, "publish"]
             command += ["--topic", envelope.topic, "--namespace", envelope.namespace]
-            status = await self._reaper.wait(self._reaper.spawn(command, {0: read}))
+            pid = self._reaper.spawn(command, {0: fd})
         finally:
-            os.close(read)
+            os.close(fd)
+        try:
+            status = await self._reaper.wait(pid)
+        except BaseException:
+            self._reaper.kill(pid, signal.SIGKILL)
+            raise
         if status:
             raise OSError(f"{self._binary} publish: exit status {status}")

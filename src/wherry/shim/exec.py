@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import signal
-import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 
-from wherry.errors import Error, FailedPrecondition, NotFound, Unknown
+from wherry.errors import FailedPrecondition, NotFound, Unknown
 from wherry.shim.console import ConsoleSocket
-from wherry.shim.process import CREATED, RUNNING, STOPPED, Process, read_pid
-from wherry.shim.reaper import Reaper
-from wherry.shim.runtime import Runtime
-from wherry.shim.stdio import Stdio
+from wherry.shim.process import Process, read_pid
+from wherry.shim.reaper import Exit, Reaper
+from wherry.shim.runtime import Launch, Runtime
+from wherry.shim.states import DELETED, EXEC_CREATED, EXEC_FAILED, EXEC_RUNNING
+from wherry.shim.stdio import Stdio, Streams
 
 
 class Exec(Process):
@@ -24,97 +26,110 @@ class Exec(Process):
         id: str,
         container: str,
         bundle: str,
-        spec: bytes,
+        document: bytes,
         stdio: Stdio,
+        streams: Streams,
         runtime: Runtime,
         reaper: Reaper,
-        io_owner: tuple[int, int],
+        on_exit: Callable[[Process, Exit], None],
     ) -> None:
-        super().__init__(id, stdio, runtime, reaper)
+        """Unknown for a document that is no JSON object."""
+        super().__init__(id, EXEC_CREATED, stdio, streams, runtime, reaper, on_exit)
+        #: Held by its start and its delete.
+        self.lock = asyncio.Lock()
         self._container = container
         self._bundle = bundle
-        self._spec = spec
-        self._io_owner = io_owner
-        self._failed = False
+        # The name that others know; but init.pid is the container's, and no id begins with a dot.
+        self._pid_file = os.path.join(bundle, ".init.pid" if id == "init" else f"{id}.pid")
+        self._document = _with_terminal(document, stdio.terminal)
 
-    async def start(self, environment: dict[str, str], on_exit: Callable[[Process], None]) -> None:
+    async def start(self) -> None:
         """Launch it. After a failure it can only be deleted; everything it had opened is closed."""
-        if self._failed or self.status != CREATED:
-            state = "failed" if self._failed else "running" if self.status == RUNNING else "stopped"
-            raise Unknown(f"cannot start a {state} process")
         with ExitStack() as undo:
             undo.callback(self._fail)
-            await self._launch(environment, on_exit)
+            await self._launch()
+            self.state = EXEC_RUNNING
             undo.pop_all()
 
-    async def _launch(self, environment: dict[str, str], on_exit: Callable[[Process], None]) -> None:
-        pid_file = os.path.join(self._bundle, f"{self.id}.pid")
-        process_file = os.path.join(self._bundle, f".{self.id}.process.json")
-        began = time.time_ns()
+    async def _launch(self) -> None:
+        process_file = os.path.join(self._bundle, f".{self.id}.json")
         with ExitStack() as files:
+            socket = files.enter_context(ConsoleSocket(self._bundle, self.id) if self.stdio.terminal else nullcontext())
+            if socket is None:
+                await self.streams.open()
+            files.callback(_unlink, process_file)
             with open(process_file, "wb") as file:
-                file.write(self._spec)
-            files.callback(os.unlink, process_file)
-            with ConsoleSocket() if self.stdio.terminal else nullcontext() as console:
-                if console is None:
-                    await self.streams.open(*self._io_owner, self.reaper, environment)
-                self.hold_exit()
+                file.write(self._document)
+            launch = Launch(self._pid_file, self.streams.descriptors, socket.path if socket else "")
+            self.starting = True
+            with self.reaper.adopting():
+                await self.runtime.exec(self._container, process_file, launch)
                 try:
-                    await self.runtime.exec(
-                        self._container,
-                        process_file,
-                        pid_file,
-                        self.streams.descriptors,
-                        console.path if console is not None else "",
-                    )
-                    if console is not None:
-                        await self.connect_terminal(console)
-                except Error:
-                    self._kill_half_started(pid_file, began)
+                    if socket is not None:
+                        await self.connect_terminal(socket)
+                    self.streams.started()
+                except BaseException:
+                    self._kill_half_started()
                     raise
-        self.streams.started()
-        self.pid = read_pid(pid_file)
-        self.status = RUNNING
-        self.watch_exit(began, on_exit)
+                self.adopt(self._pid_file)
 
-    def _kill_half_started(self, pid_file: str, began: int) -> None:
-        """End a process whose terminal never reached us; the runtime has not told of any other."""
+    def _kill_half_started(self) -> None:
+        """End a process whose terminal never reached us."""
         try:
-            pid = read_pid(pid_file)
+            pid = read_pid(self._pid_file)
+            self.reaper.watch(pid, lambda _exit: None)
         except Unknown:
             return
-        # It is our child since the runtime has ended, so the pid is its own until the reaper takes it.
-        self.reaper.watch(pid, lambda _exit: None, began)
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
+        self.reaper.kill(pid, signal.SIGKILL)
 
     def _fail(self) -> None:
-        self._failed = True
+        self.state = EXEC_FAILED
+        self.starting = False
         self.finished.set()
         self.close()
 
     def kill(self, number: int) -> None:
         """Send it a signal. FailedPrecondition before its start, NotFound after its end."""
-        if self.status == CREATED:
+        if not self.pid:
             raise FailedPrecondition("process not created")
-        if self.status == STOPPED:
+        if not self.alive:
             raise NotFound("process already finished")
-        # Not reaped yet, so the pid is still the process's own.
         try:
-            os.kill(self.pid, number)
+            # Collected by nobody but us, and not yet: the pid is its own, and the descriptor proves it.
+            pidfd = os.pidfd_open(self.pid)
+            try:
+                signal.pidfd_send_signal(pidfd, number)
+            finally:
+                os.close(pidfd)
         except ProcessLookupError:
-            raise NotFound("process already finished") from None
+            raise NotFound("exec kill error: process already finished") from None
+        except OSError as error:
+            reason = (error.strerror or "").lower()
+            raise Unknown(f"exec kill error: unknown error after kill: {reason}") from None
 
     async def delete(self) -> None:
-        """Let the output drain and forget the process's files. Unknown while it runs."""
-        if self.status == RUNNING:
-            raise self.refuse("delete")
-        if self.status == STOPPED:
-            await self.streams.drain()
-        self.close()
-        try:
-            os.unlink(os.path.join(self._bundle, f"{self.id}.pid"))
-        except FileNotFoundError:
-            pass  # it never started
+        """Let the output drain and forget the process's files."""
+        await self.finish()
+        _unlink(self._pid_file)
+        self.state = DELETED
+        self.finished.set()
+
+
+def _with_terminal(document: bytes, terminal: bool) -> bytes:
+    """Return a process document in which the request says whether there is a terminal."""
+    try:
+        process = json.loads(document)
+    except ValueError as error:
+        raise Unknown(f"process of the exec: {error}") from None
+    if not isinstance(process, dict):
+        raise Unknown("process of the exec: not a JSON object")
+    if process.get("terminal", False) == terminal:
+        return document
+    return json.dumps({**process, "terminal": terminal}).encode()
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return

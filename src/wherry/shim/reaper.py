@@ -10,15 +10,19 @@ import fcntl
 import os
 import signal
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
-#: Statuses of children that nobody has asked for yet: a runtime's exit may come before its pid file is read. Older ones
-#: are orphans of containers that nobody will ever ask for.
-_MAX_UNCLAIMED = 1024
+from wherry.errors import Unknown
 
 #: What Python ignores and a program started by us must not inherit as ignored, SIGCHLD and the rest with it.
 _DEFAULT_SIGNALS = [signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP]
+
+#: Descriptors of programs are below this; those of ours are moved here first, out of the way.
+_ABOVE_STDIO = 64
+
+#: runc takes this as an order to tell systemd of its container; it was meant for whoever started the daemon.
+_NOTIFY_SOCKET = "NOTIFY_SOCKET"
 
 
 class Exit:
@@ -32,11 +36,17 @@ class Exit:
 
 
 class Reaper:
-    """Starts children and collects the exit of every one."""
+    """Starts children and collects the exit of every one.
+
+    A child may end before anybody has asked for its exit. Such an exit is kept for a child that `spawn` started, and
+    for any child within `adopting`; the others are orphans of containers, which nobody will ever ask for.
+    """
 
     def __init__(self) -> None:
         self._watchers: dict[int, Callable[[Exit], None]] = {}
-        self._unclaimed: OrderedDict[int, Exit] = OrderedDict()
+        self._early: dict[int, Exit] = {}
+        self._spawned: set[int] = set()
+        self._adopting = 0
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGCHLD, self.reap)
 
@@ -57,50 +67,77 @@ class Reaper:
             watcher = self._watchers.pop(pid, None)
             if watcher is not None:
                 watcher(ended)
-                continue
-            self._unclaimed.pop(pid, None)
-            self._unclaimed[pid] = ended
-            if len(self._unclaimed) > _MAX_UNCLAIMED:
-                self._unclaimed.popitem(last=False)
+            elif self._adopting or pid in self._spawned:
+                self._early[pid] = ended
 
-    def watch(self, pid: int, callback: Callable[[Exit], None], since: int = 0) -> None:
-        """Call back once with the exit of a child: at once if it was reaped after `since` (nanoseconds) already."""
-        ended = self._unclaimed.pop(pid, None)
-        if ended is not None and ended.at >= since:
-            callback(ended)
-        else:
+    @contextmanager
+    def adopting(self) -> Iterator[None]:
+        """Keep the exits of orphans within this: one may be of the process that a runtime is about to hand over."""
+        self._adopting += 1
+        try:
+            yield
+        finally:
+            self._adopting -= 1
+            if not self._adopting:
+                self._early = {pid: ended for pid, ended in self._early.items() if pid in self._spawned}
+
+    def watch(self, pid: int, callback: Callable[[Exit], None]) -> None:
+        """Call back once with the exit of a child; at once if it has been collected already.
+
+        Unknown if this is no child of ours: then a pid file told of some other process.
+        """
+        early = self._early.pop(pid, None)
+        self._spawned.discard(pid)
+        if _is_child(pid):
+            # An early exit would be that of an earlier process of the same pid.
             self._watchers[pid] = callback
+        elif early is not None:
+            callback(early)
+        else:
+            raise Unknown(f"process {pid} is no child of the shim")
 
     async def wait(self, pid: int) -> int:
         """Return a child's exit status when it has ended."""
-        future: asyncio.Future[Exit] = self._loop.create_future()
+        future: asyncio.Future[int] = self._loop.create_future()
 
         def ended(exit_: Exit) -> None:
             if not future.done():
-                future.set_result(exit_)
+                future.set_result(exit_.status)
 
         self.watch(pid, ended)
-        return (await future).status
+        return await future
+
+    def kill(self, pid: int, number: int) -> None:
+        """Send a signal to a child that is watched or was spawned; nothing happens if it has been collected.
+
+        Until then its pid is nobody else's.
+        """
+        if pid in self._watchers or (pid in self._spawned and pid not in self._early):
+            os.kill(pid, number)
 
     def spawn(
         self, arguments: Sequence[str], descriptors: Mapping[int, int], environment: Mapping[str, str] | None = None
     ) -> int:
-        """Start a program, found in PATH, and return its pid. OSError if that fails.
+        """Start a program, found in PATH, and return its pid: to be watched or waited for. OSError if that fails.
 
         `descriptors` maps the program's descriptors to this process's; those of 0, 1 and 2 not named are /dev/null,
-        and no other is passed on.
+        and no other is passed on. `environment` is this process's own unless given.
         """
-        # Sources are first moved out of the way of targets, so that no dup2 overwrites one that is still needed.
-        lifted = {target: _lift(source) for target, source in descriptors.items()}
+        if environment is None:
+            environment = {name: value for name, value in os.environ.items() if name != _NOTIFY_SOCKET}
+        lifted: dict[int, int] = {}
         try:
+            # Sources are first moved out of the way of targets, so that no dup2 overwrites one that is still needed.
+            for target, source in descriptors.items():
+                lifted[target] = fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, _ABOVE_STDIO)
             actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
                 (os.POSIX_SPAWN_OPEN, target, "/dev/null", os.O_RDWR, 0) for target in (0, 1, 2) if target not in lifted
             ]
             actions += [(os.POSIX_SPAWN_DUP2, source, target) for target, source in lifted.items()]
-            return os.posix_spawnp(
+            pid = os.posix_spawnp(
                 arguments[0],
                 list(arguments),
-                dict(os.environ if environment is None else environment),
+                dict(environment),
                 file_actions=actions,
                 setsigmask=[],
                 setsigdef=_DEFAULT_SIGNALS,
@@ -108,7 +145,15 @@ class Reaper:
         finally:
             for source in lifted.values():
                 os.close(source)
+        self._early.pop(pid, None)  # of an orphan that had this pid before
+        self._spawned.add(pid)
+        return pid
 
 
-def _lift(fd: int) -> int:
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64)
+def _is_child(pid: int) -> bool:
+    """Tell whether a process is our child and not collected: while it is, its pid is nobody else's (waitid(2))."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True

@@ -18,6 +18,7 @@ from wherry.shim.events import Publisher
 from wherry.shim.reaper import Reaper
 from wherry.shim.service_v1 import ShimService
 from wherry.shim.service_v2 import TaskService, TaskServiceV3
+from wherry.shim.tasks import Tasks
 
 
 def rehearse() -> None:
@@ -32,10 +33,11 @@ async def _rehearse() -> None:
         listener.bind("")
         listener.listen(1)
         publisher = Publisher("rehearsal", ttrpc_address="", address="", binary="", reaper=reaper)
-        async with asyncio.TaskGroup() as tasks:
+        async with asyncio.TaskGroup() as group:
+            tasks = Tasks(group)
             core = Core("rehearsal", publisher, reaper, tasks)
             server = TtrpcServer([TaskService(core), TaskServiceV3(core), ShimService(core, "", False)])
-            serving = tasks.create_task(server.serve(listener))
+            serving = tasks.start(server.serve(listener))
             await asyncio.sleep(0)
             client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             client.connect(listener.getsockname())

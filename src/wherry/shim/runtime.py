@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,32 +13,42 @@ from wherry.shim.reaper import Reaper
 
 Descriptors = Mapping[int, int]
 
+#: What runtimes say of a process that has ended; the words are runc's and crun's.
+_FINISHED = ("os: process already finished", "container not running", "no such process", "No such process")
+
+
+class Launch:
+    """What starting a process takes: its pid file, its stdio by number, or the socket that its terminal goes to."""
+
+    __slots__ = ("console_socket", "descriptors", "pid_file")
+
+    def __init__(self, pid_file: str, descriptors: Descriptors, console_socket: str = "") -> None:
+        self.pid_file = pid_file
+        self.descriptors = descriptors
+        self.console_socket = console_socket
+
 
 class Runtime(Protocol):
     """What a shim asks of an OCI runtime; each call is about one container. Failures are wherry errors with the
-    runtime's own words."""
+    runtime's own words. Processes that it starts are the shim's children when it returns."""
 
-    async def create(
-        self,
-        id: str,
-        bundle: str,
-        pid_file: str,
-        descriptors: Descriptors,
-        console_socket: str,
-        no_pivot: bool,
-        no_new_keyring: bool,
-    ) -> None:
-        """Create the container, with these descriptors as its stdio, or a terminal sent to the console socket."""
+    async def create(self, id: str, bundle: str, launch: Launch, *, no_pivot: bool, no_new_keyring: bool) -> None:
+        """Create the container. A failure leaves nothing of it."""
 
-    async def start(self, id: str) -> None: ...
+    async def restore(self, id: str, bundle: str, launch: Launch, image: str, work: str, *, no_pivot: bool) -> None:
+        """Create and start the container from a checkpoint's image. A failure leaves nothing of it."""
 
-    async def exec(
-        self, id: str, process_file: str, pid_file: str, descriptors: Descriptors, console_socket: str
-    ) -> None: ...
+    async def start(self, id: str) -> None:
+        """Let the created process run."""
 
-    async def kill(self, id: str, signal: int, all: bool) -> None: ...
+    async def exec(self, id: str, process_file: str, launch: Launch) -> None:
+        """Start another process, of the OCI process document in a file."""
 
-    async def delete(self, id: str, force: bool = False) -> None: ...
+    async def kill(self, id: str, signal: int, *, all: bool) -> None:
+        """Send a signal to init, or to every process. NotFound if there is nothing to send it to."""
+
+    async def delete(self, id: str, *, force: bool = False) -> None:
+        """Forget the container; no error if it is unknown. `force` ends what runs."""
 
     async def pause(self, id: str) -> None: ...
 
@@ -48,19 +57,8 @@ class Runtime(Protocol):
     async def update(self, id: str, resources: bytes) -> None:
         """Change the limits to those of a JSON LinuxResources."""
 
-    async def checkpoint(self, id: str, image: str, work: str, options: CheckpointOptions) -> None: ...
-
-    async def restore(
-        self,
-        id: str,
-        bundle: str,
-        pid_file: str,
-        descriptors: Descriptors,
-        console_socket: str,
-        image: str,
-        work: str,
-        no_pivot: bool,
-    ) -> None: ...
+    async def checkpoint(self, id: str, image: str, work: str, options: CheckpointOptions) -> None:
+        """Write the processes' state into a directory; `work` is where logs go."""
 
     async def pids(self, id: str) -> list[int]:
         """Return the container's processes."""
@@ -73,61 +71,69 @@ class RuncBinary:
         self, reaper: Reaper, binary: str, root: str, log: str, *, systemd_cgroup: bool = False, criu: str = ""
     ) -> None:
         self._reaper = reaper
+        self._binary = binary
+        self._root = root
         self._log = log
         self._global = [binary, "--root", root, "--log", log, "--log-format", "json"]
-        if systemd_cgroup:
-            self._global.append("--systemd-cgroup")
         if criu:
             self._global += ["--criu", criu]
+        if systemd_cgroup:
+            self._global.append("--systemd-cgroup")
 
-    async def create(
-        self,
-        id: str,
-        bundle: str,
-        pid_file: str,
-        descriptors: Descriptors,
-        console_socket: str,
-        no_pivot: bool,
-        no_new_keyring: bool,
-    ) -> None:
-        arguments = ["create", "--bundle", bundle, "--pid-file", pid_file]
-        if console_socket:
-            arguments += ["--console-socket", console_socket]
+    async def create(self, id: str, bundle: str, launch: Launch, *, no_pivot: bool, no_new_keyring: bool) -> None:
+        arguments = ["create", "--bundle", bundle, *_launch_flags(launch)]
         if no_pivot:
             arguments.append("--no-pivot")
         if no_new_keyring:
             arguments.append("--no-new-keyring")
-        await self._run([*arguments, id], "OCI runtime create failed", descriptors)
+        await self._make(id, arguments, launch, "OCI runtime create failed")
+
+    async def restore(self, id: str, bundle: str, launch: Launch, image: str, work: str, *, no_pivot: bool) -> None:
+        arguments = ["restore", "--detach", "--no-subreaper", "--bundle", bundle, *_launch_flags(launch)]
+        arguments += ["--image-path", image, "--work-path", work]
+        if no_pivot:
+            arguments.append("--no-pivot")
+        await self._make(id, arguments, launch, "OCI runtime restore failed")
+
+    async def _make(self, id: str, arguments: list[str], launch: Launch, failure: str) -> None:
+        # runc cleans up after itself unless it is killed; what was there before is somebody else's.
+        state = os.path.join(self._root, id)
+        existed = os.path.lexists(state)
+        try:
+            await self._run([*arguments, id], failure, launch)
+        except Error:
+            if not existed and os.path.lexists(state):
+                await self._forget(id)
+            raise
+
+    async def _forget(self, id: str) -> None:
+        try:
+            await self.delete(id, force=True)
+        except Error:
+            return  # the first failure is the one to tell
 
     async def start(self, id: str) -> None:
         await self._run(["start", id], "OCI runtime start failed")
 
-    async def exec(
-        self, id: str, process_file: str, pid_file: str, descriptors: Descriptors, console_socket: str
-    ) -> None:
-        arguments = ["exec", "--process", process_file, "--detach", "--pid-file", pid_file]
-        if console_socket:
-            arguments += ["--console-socket", console_socket]
-        await self._run([*arguments, id], "OCI runtime exec failed", descriptors)
+    async def exec(self, id: str, process_file: str, launch: Launch) -> None:
+        arguments = ["exec", "--process", process_file, "--detach", *_launch_flags(launch), id]
+        await self._run(arguments, "OCI runtime exec failed", launch)
 
-    async def kill(self, id: str, signal: int, all: bool) -> None:
+    async def kill(self, id: str, signal: int, *, all: bool) -> None:
         status, output = await self._output(["kill", *(["--all"] if all else []), id, str(signal)])
         if not status:
             return
-        # The words are runc's and crun's; the kinds are what clients decide by.
-        if any(
-            words in output
-            for words in ("process already finished", "container not running", "no such process", "No such process")
-        ):
+        if any(words in output for words in _FINISHED):
             raise NotFound("process already finished")
         if "does not exist" in output:
             raise NotFound("no such container")
-        raise Unknown(f"unknown error after kill: exit status {status}: {output}")
+        raise Unknown(f"unknown error after kill: {self._failed(status, output)}")
 
-    async def delete(self, id: str, force: bool = False) -> None:
+    async def delete(self, id: str, *, force: bool = False) -> None:
         try:
             await self._run(["delete", *(["--force"] if force else []), id], "failed to delete task")
         except Error as error:
+            # After a checkpoint that stopped it runc has forgotten a container by itself.
             if "does not exist" not in error.message:
                 raise
 
@@ -138,86 +144,81 @@ class RuncBinary:
         await self._run(["resume", id], "OCI runtime resume failed")
 
     async def update(self, id: str, resources: bytes) -> None:
-        read, write = os.pipe2(os.O_CLOEXEC)
+        # Not a pipe: a document longer than its buffer would hold us up.
+        fd = os.memfd_create("resources")
         try:
-            # At most a page or two: a pipe holds 16.
-            os.write(write, resources)
-            os.close(write)
-            write = -1
-            await self._run(["update", "--resources=-", id], "OCI runtime update failed", {0: read})
+            with open(fd, "wb", closefd=False) as file:
+                file.write(resources)
+            os.lseek(fd, 0, os.SEEK_SET)
+            status, output = await self._output(["update", "--resources=-", id], {0: fd})
         finally:
-            os.close(read)
-            if write >= 0:
-                os.close(write)
+            os.close(fd)
+        if status:
+            raise Unknown(self._failed(status, output))
 
     async def checkpoint(self, id: str, image: str, work: str, options: CheckpointOptions) -> None:
-        arguments = ["checkpoint", "--image-path", image, "--work-path", work]
-        arguments += _criu_flags(options)
+        arguments = ["checkpoint", "--image-path", image, "--work-path", work, *_criu_flags(options)]
         if not options.exit:
             arguments.append("--leave-running")
-        await self._run([*arguments, id], "OCI runtime checkpoint failed")
-
-    async def restore(
-        self,
-        id: str,
-        bundle: str,
-        pid_file: str,
-        descriptors: Descriptors,
-        console_socket: str,
-        image: str,
-        work: str,
-        no_pivot: bool,
-    ) -> None:
-        arguments = ["restore", "--detach", "--bundle", bundle, "--pid-file", pid_file]
-        arguments += ["--image-path", image, "--work-path", work]
-        if console_socket:
-            arguments += ["--console-socket", console_socket]
-        if no_pivot:
-            arguments.append("--no-pivot")
-        await self._run([*arguments, id], "OCI runtime restore failed", descriptors)
+        status, output = await self._output([*arguments, id])
+        if status:
+            raise Unknown(self._failed(status, output))
 
     async def pids(self, id: str) -> list[int]:
-        status, output = await self._output(["ps", "--format", "json", id])
+        status, output = await self._output(["ps", "--format", "json", id], streams=(1,))
         if status:
-            raise Unknown(f"exit status {status}: {output}")
+            raise Unknown(self._failed(status, output))
         found = json.loads(output or "null")
         return [int(pid) for pid in found or ()]
 
-    async def _run(self, arguments: Sequence[str], failure: str, descriptors: Descriptors | None = None) -> None:
+    # -- running it -------------------------------------------------------------------------------------------------
+
+    def _failed(self, status: int, output: str) -> str:
+        """Return the words of Go's library for runc."""
+        return f"{self._binary} did not terminate successfully: exit status {status}: {output}"
+
+    async def _run(self, arguments: Sequence[str], failure: str, launch: Launch | None = None) -> None:
         """Run the binary and raise its own reason if it fails: from its log, else from what it printed."""
         logged = self._log_size()
-        if descriptors is None:
-            status, output = await self._output(arguments)
-        else:
-            # The container inherits these: a pipe of ours among them would stay open as long as it lives.
-            status, output = await self._reaper.wait(self._spawn(arguments, descriptors)), ""
-        if status:
-            reason = self._last_error(logged) or output or f"unable to retrieve OCI runtime error: exit status {status}"
-            raise Unknown(f"{failure}: {reason}")
+        try:
+            if launch is None:
+                status, output = await self._output(arguments)
+            else:
+                # The container inherits these: a pipe of ours among them would stay open as long as it lives.
+                status, output = await self._reaper.wait(self._spawn(arguments, launch.descriptors)), ""
+            reason = self._failed(status, output) if status else ""
+        except Unknown as error:
+            reason = error.message
+        if not reason:
+            return
+        message = self._last_error(logged)
+        if message is None:
+            missing = f"open {self._log}: no such file or directory"
+            raise Unknown(f"{failure}: unable to retrieve OCI runtime error ({missing}): {reason}")
+        raise Unknown(f"{failure}: {message or reason}")
 
     def _spawn(self, arguments: Sequence[str], descriptors: Descriptors) -> int:
         try:
             return self._reaper.spawn([*self._global, *arguments], descriptors)
         except FileNotFoundError:
-            raise Unknown(
-                f'unable to retrieve OCI runtime error: exec: "{self._global[0]}": executable file not found in $PATH'
-            ) from None
+            if "/" in self._binary:
+                raise Unknown(f"fork/exec {self._binary}: no such file or directory") from None
+            raise Unknown(f'exec: "{self._binary}": executable file not found in $PATH') from None
         except OSError as error:
-            raise Unknown(f"exec {self._global[0]}: {(error.strerror or '').lower()}") from None
+            raise Unknown(f"fork/exec {self._binary}: {(error.strerror or '').lower()}") from None
 
     async def _output(
         self, arguments: Sequence[str], descriptors: Descriptors | None = None, streams: Sequence[int] = (1, 2)
     ) -> tuple[int, str]:
         """Run the binary and return its status and what it printed on the streams."""
-        read, write = os.pipe2(os.O_CLOEXEC)
+        # A file: a hook that goes on in the background would keep the writing end of a pipe.
+        fd = os.memfd_create("output")
         try:
-            try:
-                pid = self._spawn(arguments, {**(descriptors or {}), **dict.fromkeys(streams, write)})
-            finally:
-                os.close(write)
-            output, status = await asyncio.gather(_read_all(read), self._reaper.wait(pid))
+            pid = self._spawn(arguments, {**(descriptors or {}), **dict.fromkeys(streams, fd)})
+            status = await self._reaper.wait(pid)
+            output = os.pread(fd, os.fstat(fd).st_size, 0)
         finally:
-            os.close(read)
+            os.close(fd)
         return status, output.decode(errors="replace").strip()
 
     def _log_size(self) -> int:
@@ -226,14 +227,14 @@ class RuncBinary:
         except FileNotFoundError:
             return 0
 
-    def _last_error(self, start: int) -> str:
-        """Return the last error logged after an offset, or ""."""
+    def _last_error(self, start: int) -> str | None:
+        """Return the last error logged after an offset, "" without one, None without a log."""
         try:
             with open(self._log, "rb") as file:
                 file.seek(start)
                 lines = file.read().splitlines()
         except FileNotFoundError:
-            return ""
+            return None
         message = ""
         for line in lines:
             try:
@@ -243,6 +244,13 @@ class RuncBinary:
             if isinstance(entry, dict) and entry.get("level") == "error":
                 message = str(entry.get("msg", "")).strip()
         return message
+
+
+def _launch_flags(launch: Launch) -> list[str]:
+    flags = ["--pid-file", launch.pid_file]
+    if launch.console_socket:
+        flags += ["--console-socket", launch.console_socket]
+    return flags
 
 
 def _criu_flags(options: CheckpointOptions) -> list[str]:
@@ -260,29 +268,3 @@ def _criu_flags(options: CheckpointOptions) -> list[str]:
     if options.cgroups_mode:
         flags += ["--manage-cgroups-mode", options.cgroups_mode]
     return flags
-
-
-async def _read_all(fd: int) -> bytes:
-    """Read a pipe to its end: that of the runtime, not of a container that inherited the other end."""
-    loop = asyncio.get_running_loop()
-    os.set_blocking(fd, False)
-    chunks: list[bytes] = []
-    ended: asyncio.Future[None] = loop.create_future()
-
-    def read() -> None:
-        try:
-            chunk = os.read(fd, 65536)
-        except BlockingIOError:
-            return
-        if chunk:
-            chunks.append(chunk)
-        elif not ended.done():
-            loop.remove_reader(fd)
-            ended.set_result(None)
-
-    loop.add_reader(fd, read)
-    try:
-        await ended
-    finally:
-        loop.remove_reader(fd)
-    return b"".join(chunks)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import socket
 
+from wherry.linux import loop as _loop_devices  # noqa: F401 - mounts import it late, and a shim imports all at once
 from wherry.linux import process
 from wherry.rpc.ttrpc_server import TtrpcServer
 from wherry.shim.core import Core
@@ -15,8 +15,14 @@ from wherry.shim.events import Publisher
 from wherry.shim.reaper import Reaper
 from wherry.shim.service_v1 import ShimService
 from wherry.shim.service_v2 import TaskService, TaskServiceV3
+from wherry.shim.tasks import Tasks
 
-log = logging.getLogger(__name__)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+#: Seconds that the shim takes at its end to deliver the last events.
+_FLUSH_TIMEOUT = 5.0
 
 #: Events of runtime v1 that the shim itself publishes; the daemon publishes the others.
 _V1_TOPICS = frozenset({"/tasks/exit"})
@@ -50,27 +56,35 @@ class Settings:
 
 
 class _V1Publisher(Publisher):
-    def publish(self, topic: str, event: object) -> None:
+    def publish(self, topic: str, event: Message) -> None:
         if topic in _V1_TOPICS:
-            super().publish(topic, event)  # type: ignore[arg-type]
+            super().publish(topic, event)
 
 
 def serve(sock: socket.socket, settings: Settings) -> None:
-    """Be a shim on a listening socket until it is shut down; then remove the socket's file.
+    """Be a shim on a listening socket until it is shut down; the socket's file is removed then.
 
-    The calling process becomes a subreaper and gives up its handling of SIGCHLD, SIGPIPE and SIGTERM.
+    The calling process becomes a subreaper and gives up its handling of SIGCHLD, SIGPIPE, SIGINT and SIGTERM; no
+    descriptor but the standard ones is passed on to programs any more.
     """
     process.become_subreaper()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     # A service manager that stops the daemon's group must not take the containers' parents with it.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    path = sock.getsockname()
+    _keep_descriptors()
     asyncio.run(_serve(sock, settings))
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass  # the daemon was quicker
+
+
+def _keep_descriptors() -> None:
+    """Mark what this process was started with to be closed in programs: a container must not inherit our socket."""
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        if fd > 2:
+            try:
+                os.set_inheritable(fd, False)
+            except OSError:
+                continue  # that of the listing itself, closed by now
 
 
 async def _serve(sock: socket.socket, settings: Settings) -> None:
@@ -82,7 +96,9 @@ async def _serve(sock: socket.socket, settings: Settings) -> None:
         binary=settings.publish_binary,
         reaper=reaper,
     )
-    async with asyncio.TaskGroup() as tasks:
+    remove = _SocketFile(sock.getsockname()).remove
+    async with asyncio.TaskGroup() as group:
+        tasks = Tasks(group)
         core = Core(settings.namespace, publisher, reaper, tasks, settings.criu)
         server = TtrpcServer(
             [
@@ -91,13 +107,34 @@ async def _serve(sock: socket.socket, settings: Settings) -> None:
                 ShimService(core, settings.runtime_root, settings.systemd_cgroup),
             ]
         )
-        publishing = tasks.create_task(publisher.run())
-        serving = tasks.create_task(server.serve(sock))
+        publishing = tasks.start(publisher.run())
+        serving = tasks.start(server.serve(sock))
         await core.ended.wait()
+        # First of all, so that nobody finds it and is then left alone.
+        remove()
         # The answer to Shutdown goes out before the connections close.
         await asyncio.sleep(0)
         await server.close()
         await serving
-        await core.flush()
+        await publisher.flush(_FLUSH_TIMEOUT)
         publishing.cancel()
     reaper.close()
+
+
+class _SocketFile:
+    """The file of the listening socket: another shim's may have taken its name by the time that ours ends."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._identity = self._look()
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def remove(self) -> None:
+        if self._identity is not None and self._look() == self._identity:
+            os.unlink(self._path)

@@ -8,7 +8,7 @@ from typing import Any
 from wherry.api import typeurl
 from wherry.api.runtime.linux.shim.v1 import shim_pb2
 from wherry.api.wellknown_pb2 import Empty
-from wherry.errors import NotFound
+from wherry.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, from_status
 from wherry.rpc.context import CallContext
 from wherry.rpc.service import Service
 from wherry.shim import options
@@ -31,20 +31,23 @@ class ShimService(Service):
     def _container(self) -> Container:
         for container in self._core.containers.values():
             return container
-        raise NotFound("container not created")
+        raise FailedPrecondition("container must be created")
 
     def _process(self, id: str) -> Process:
-        container = self._container()
-        if id in ("", container.id):
-            return container.init
-        if id not in container.execs:
-            raise NotFound(f"process {id} does not exist")
-        return container.execs[id]
+        for container in self._core.containers.values():
+            if id == container.id:
+                return container.init
+            if id in container.execs:
+                return container.execs[id]
+        raise NotFound(f"process {id} does not exist")
 
     def _exec_id(self, id: str) -> str:
+        """Return what the core calls the process of an id."""
         return "" if self._process(id) is self._container().init else id
 
     async def create(self, request: Any, context: CallContext) -> shim_pb2.CreateTaskResponse:
+        for id in self._core.containers:
+            raise AlreadyExists(f"container {id}")
         runtime_options = options.from_any(request.options)
         runtime_options.binary_name = request.runtime
         runtime_options.systemd_cgroup = self._systemd_cgroup
@@ -63,16 +66,18 @@ class ShimService(Service):
         return shim_pb2.CreateTaskResponse(pid=container.init.pid)
 
     async def start(self, request: Any, context: CallContext) -> shim_pb2.StartResponse:
-        pid = await self._core.start(self._container().id, self._exec_id(request.id))
+        exec_id = self._exec_id(request.id)
+        pid = await self._core.start(self._container().id, exec_id)
         return shim_pb2.StartResponse(id=request.id, pid=pid)
 
     async def state(self, request: Any, context: CallContext) -> shim_pb2.StateResponse:
         process = self._process(request.id)
+        container = self._container()
         return shim_pb2.StateResponse(
             id=process.id,
-            bundle=self._container().bundle,
+            bundle=container.bundle,
             pid=process.pid,
-            status=process.status,
+            status=container.status(process),
             stdin=process.stdio.stdin,
             stdout=process.stdio.stdout,
             stderr=process.stdio.stderr,
@@ -87,7 +92,8 @@ class ShimService(Service):
     async def delete_process(self, request: Any, context: CallContext) -> shim_pb2.DeleteResponse:
         exec_id = self._exec_id(request.id)
         if not exec_id:
-            raise NotFound(f"process {request.id} is the container's init: use Delete")
+            # Go's words, which have no kind at their end.
+            raise from_status(InvalidArgument.code, "cannot delete init process with DeleteProcess")
         return await self._delete(exec_id)
 
     async def _delete(self, exec_id: str) -> shim_pb2.DeleteResponse:
@@ -101,24 +107,28 @@ class ShimService(Service):
         return shim_pb2.ListPidsResponse(processes=process_details(container, await container.pids(), v1=True))
 
     async def pause(self, request: Empty, context: CallContext) -> Empty:
-        await self._container().pause()
+        await self._core.pause(self._container().id)
         return Empty()
 
     async def resume(self, request: Empty, context: CallContext) -> Empty:
-        await self._container().resume()
+        await self._core.resume(self._container().id)
         return Empty()
 
     async def checkpoint(self, request: Any, context: CallContext) -> Empty:
-        await self._container().checkpoint(request.path, request.options)
+        await self._core.checkpoint(self._container().id, request.path, request.options)
         return Empty()
 
     async def kill(self, request: Any, context: CallContext) -> Empty:
-        await self._container().kill(self._exec_id(request.id), request.signal, request.all)
+        exec_id = self._exec_id(request.id) if request.id else ""
+        await self._core.kill(self._container().id, exec_id, request.signal, all=request.all)
         return Empty()
 
     async def exec(self, request: Any, context: CallContext) -> Empty:
+        container = self._container()
+        if request.id == container.id:
+            raise AlreadyExists(f"id {request.id}")
         stdio = Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
-        self._core.exec(self._container().id, request.id, request.spec, stdio)
+        await self._core.exec(container.id, request.id, request.spec, stdio)
         return Empty()
 
     async def resize_pty(self, request: Any, context: CallContext) -> Empty:
@@ -135,9 +145,10 @@ class ShimService(Service):
         return shim_pb2.ShimInfoResponse(shim_pid=os.getpid())
 
     async def update(self, request: Any, context: CallContext) -> Empty:
-        await self._container().update(request.resources)
+        await self._core.update(self._container().id, request.resources)
         return Empty()
 
     async def wait(self, request: Any, context: CallContext) -> shim_pb2.WaitResponse:
-        process = await self._container().wait(self._exec_id(request.id))
+        exec_id = self._exec_id(request.id)
+        process = await self._container().wait(exec_id)
         return shim_pb2.WaitResponse(exit_status=process.exit_status, exited_at=typeurl.timestamp(process.exited_at))

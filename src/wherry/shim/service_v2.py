@@ -50,7 +50,7 @@ class TaskService(Service):
             id=process.id,
             bundle=container.bundle,
             pid=process.pid,
-            status=process.status,
+            status=container.status(process),
             stdin=process.stdio.stdin,
             stdout=process.stdio.stdout,
             stderr=process.stdio.stderr,
@@ -72,24 +72,24 @@ class TaskService(Service):
         return self.messages.PidsResponse(processes=processes)
 
     async def pause(self, request: Any, context: CallContext) -> Empty:
-        await self._core.container(request.id).pause()
+        await self._core.pause(request.id)
         return Empty()
 
     async def resume(self, request: Any, context: CallContext) -> Empty:
-        await self._core.container(request.id).resume()
+        await self._core.resume(request.id)
         return Empty()
 
     async def checkpoint(self, request: Any, context: CallContext) -> Empty:
-        await self._core.container(request.id).checkpoint(request.path, request.options)
+        await self._core.checkpoint(request.id, request.path, request.options)
         return Empty()
 
     async def kill(self, request: Any, context: CallContext) -> Empty:
-        await self._core.container(request.id).kill(request.exec_id, request.signal, request.all)
+        await self._core.kill(request.id, request.exec_id, request.signal, all=request.all)
         return Empty()
 
     async def exec(self, request: Any, context: CallContext) -> Empty:
         stdio = Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
-        self._core.exec(request.id, request.exec_id, request.spec, stdio)
+        await self._core.exec(request.id, request.exec_id, request.spec, stdio)
         return Empty()
 
     async def resize_pty(self, request: Any, context: CallContext) -> Empty:
@@ -103,7 +103,7 @@ class TaskService(Service):
         return Empty()
 
     async def update(self, request: Any, context: CallContext) -> Empty:
-        await self._core.container(request.id).update(request.resources)
+        await self._core.update(request.id, request.resources)
         return Empty()
 
     async def wait(self, request: Any, context: CallContext) -> Any:
