@@ -55,7 +55,7 @@ def _time(text: str | None) -> str:
 
 
 def _details(value: dict[str, Any]) -> str:
-    return " ".join(f"{key}={_word(each)}" for key, each in value.items() if each not in ("", 0, None, [], {}, False))
+    return " ".join(f"{key}={_word(each)}" for key, each in value.items() if each or (each == 0 and each is not False))
 
 
 def _word(value: Any) -> str:

@@ -81,7 +81,7 @@ class Tasks:
         if state == "stopped":
             await self.task(container.id).delete()
         elif state:
-            raise AlreadyExists(f'container "{container.id}" is {state}: its task')
+            raise AlreadyExists(f'task of container "{container.id}" is {state}')
         mounts = []
         if container.snapshot_key:
             mounts = await self._client.snapshots(container.snapshotter).mounts(container.snapshot_key)
