@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 #: Characters of an error's text. It travels in a header, where gRPC's C library and its heirs take little.
 _MAX_TEXT = 4096
 
+#: Seconds for connections to close once no call is under way: a client may be in the middle of a handshake.
+_CLOSING = 0.1
+
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 _Context = Any  # grpc.aio.ServicerContext, which is typed as nothing more
@@ -48,12 +51,14 @@ class GrpcServer:
         await self._server.start()
 
     async def stop(self, grace: float = 1.0) -> None:
-        """Refuse new calls, end those under way as UNAVAILABLE, wait up to `grace` seconds, remove the socket."""
+        """Refuse new calls, end those under way as UNAVAILABLE within `grace` seconds, and remove the socket."""
         # What the stopping server cancels by itself ends as CANCELLED, which dockerd takes for a stop of its own.
         self._stopping = True
         for call in self._calls:
             call.cancel()
-        await self._server.stop(grace)
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=grace)
+        await self._server.stop(_CLOSING)
 
     async def serve(self, method: str, call: Any, context: _Context) -> Any:
         """Await a call's work, and turn what it raises into the call's status."""
