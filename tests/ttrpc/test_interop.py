@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
+import socket
 import tarfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.harness.command import run
 from tests.harness.daemon import Containerd
+from tests.harness.names import unique
 from wherry.api.runtime.task.v2 import task_pb2
 from wherry.api.services.events.ttrpc.v1 import events_pb2 as ttrpc_events
 from wherry.api.services.events.v1 import events_pb2
@@ -22,10 +27,11 @@ from wherry.api.wellknown_pb2 import Empty
 from wherry.errors import Error, InvalidArgument, NotFound, Unavailable, Unimplemented
 from wherry.rpc.blocking_channel import BlockingTtrpcChannel
 from wherry.rpc.channel import Stub
-from wherry.rpc.context import metadata_for
+from wherry.rpc.context import CallContext, metadata_for
 from wherry.rpc.grpc_channel import BlockingGrpcChannel, GrpcChannel
-from wherry.rpc.service import Method
+from wherry.rpc.service import Method, Service
 from wherry.rpc.ttrpc_channel import TtrpcChannel
+from wherry.rpc.ttrpc_server import TtrpcServer
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -157,3 +163,36 @@ def test_blocking_grpc_with_containerd(containerd: Containerd) -> None:
     first, second = channel.run(all_of_them())
     assert first == second
     channel.run(channel.close())
+
+
+async def test_a_go_client_of_our_server() -> None:
+    """`ctr shim` finds a shim's socket by the daemon's address, and speaks ttrpc with whoever serves there."""
+
+    class TaskService(Service):
+        descriptor = TASK
+
+        async def state(self, request: Any, context: CallContext) -> Any:
+            if request.exec_id:
+                raise NotFound(f"process {request.exec_id}")
+            return task_pb2.StateResponse(id=request.id, pid=os.getpid(), stdout=context.namespace_or_empty or "none")
+
+    address, namespace, id = f"/nowhere/{unique('s')}", unique("t"), unique("c")
+    directory = Path("/run/containerd/s")
+    directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+    path = directory / hashlib.sha256(f"{address}/{namespace}/{id}".encode()).hexdigest()
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(path))
+    sock.listen()
+    server = TtrpcServer([TaskService()])
+    serving = asyncio.ensure_future(server.serve(sock))
+    ctr = ["ctr", "--address", address, "--namespace", namespace, "shim", "--id", id]
+    try:
+        state = await asyncio.to_thread(run, [*ctr, "state"])
+        assert f'"pid": {os.getpid()}' in state.check().text and '"stdout": "none"' in state.text
+        # An RPC that is not there must be an answer, and the reason must arrive.
+        started = await asyncio.to_thread(run, [*ctr, "start"])
+        assert started.code == 1 and "method Start" in started.error_text
+    finally:
+        await server.close()
+        await serving
+        path.unlink()
