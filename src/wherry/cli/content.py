@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Store a file, or standard input, as a blob, and print its digest. What nothing refers to is collected some "
         "time: a label containerd.io/gc.root keeps it."
     )
-    ingesting.add_argument("ref", metavar="REF", help="any name: an interrupted write of the same name is resumed")
+    ingesting.add_argument(
+        "ref", metavar="REF", help="a name for the write; with size and digest, an interrupted one is resumed"
+    )
     ingesting.add_argument("file", nargs="?", default="-", metavar="FILE", help="(default: standard input)")
     ingesting.add_argument("--expected-size", type=int, default=0, metavar="BYTES", help="fail if it has another size")
     ingesting.add_argument("--expected-digest", default="", metavar="DIGEST", help="fail if it has another digest")

@@ -21,16 +21,18 @@ if TYPE_CHECKING:
     from wherry.client.images import Image, ImageDescription
 
 _IMPORT = """\
-Import the images of an archive and unpack them; or, with --rootfs, make one of a root file system's tar.
+Import the images of an archive and unpack them; or, with --rootfs, make one of
+a root file system's tar.
 
-FILE is an OCI or Docker archive (of skopeo, podman, `docker save`, `ctr images export`), compressed in any
-usual way or not; an OCI layout's directory (of umoci, skopeo); or - for standard input."""
+FILE is an OCI or Docker archive (of skopeo, podman, `docker save`, `ctr images
+export`), compressed in any usual way or not; an OCI layout's directory (of
+umoci, skopeo); or - for standard input."""
 _IMPORT_EXAMPLES = """\
 examples:
-  skopeo copy docker://busybox oci-archive:busybox.tar:docker.io/library/busybox:latest
-  wherry image import busybox.tar
   docker save busybox | wherry image import -
-  wherry image import --rootfs --change 'CMD ["/bin/sh"]' rootfs.tar.gz my/root:1"""
+  skopeo copy docker://busybox oci-archive:busybox.tar:docker.io/library/busybox:1
+  wherry image import busybox.tar
+  wherry image import --rootfs --change 'CMD ["sh"]' rootfs.tar.gz my/root:1"""
 _EXPORT = """\
 Write images to one OCI archive, which `docker load` takes as well."""
 
@@ -114,6 +116,8 @@ def _import(options: argparse.Namespace, session: Session) -> int:
         raise InvalidArgument("image import: --change is for --rootfs alone")
     try:
         if options.file == "-":
+            if sys.stdin.isatty():
+                raise InvalidArgument("a terminal gives no archive; name a file")
             images = _import_from(sys.stdin.buffer, options, session)
         elif os.path.isdir(options.file) and not options.rootfs:
             images = _import_from(options.file, options, session)

@@ -212,7 +212,7 @@ class _Upload:
         #: The digest of what was sent, for a blob of none expected.
         self.digest = expected
         #: What went wrong while pieces were read; gRPC would not tell it.
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self._stopped = False
         self._answers = _semaphore()
         self._pieces = _cut(pieces, offset)
@@ -241,15 +241,19 @@ class _Upload:
             self._answers.release()
 
     async def requests(self) -> AsyncIterator[WriteContentRequest]:
-        try:
-            for request in self._requests():
-                yield request
-                if self._answers is not None:
-                    await self._answers.acquire()
-                if self._stopped:
-                    return
-        except Exception as error:
-            self.error = error
+        """Yield the requests; what reading the pieces raises, an interrupt included, is kept in `error`."""
+        made = self._requests()
+        while not self._stopped:
+            try:
+                request = next(made, None)
+            except BaseException as error:
+                self.error = error
+                return
+            if request is None:
+                return
+            yield request
+            if self._answers is not None:
+                await self._answers.acquire()
 
     def _requests(self) -> Iterator[WriteContentRequest]:
         import hashlib

@@ -72,6 +72,8 @@ async def import_rootfs(channel: Channel, namespace: str, source: BinaryIO, name
         layer = _Layer(source)
         try:
             digest = await content.write(f"import-{lease.id}-layer", layer)
+        except InvalidArgument:
+            raise  # it says what is wrong with the archive
         except Error as error:
             raise from_status(error.code, f"layer: {error.message}") from None
         options.on_step(f"layer {digest}")
