@@ -74,7 +74,7 @@ class ContentStore:
         digests.validate(digest)
         rows = self._database.read("SELECT * FROM content WHERE namespace = ? AND digest = ?", (namespace, digest))
         if not rows:
-            raise NotFound(f"content {digest}")
+            raise NotFound(f"content digest {digest}")
         return _info(rows[0])
 
     def has(self, namespace: str, digest: str) -> bool:
@@ -105,7 +105,7 @@ class ContentStore:
         def change(connection: sqlite3.Connection) -> Info:
             row = _row(connection, namespace, digest)
             if row is None:
-                raise NotFound(f"content {digest}")
+                raise NotFound(f"content digest {digest}")
             old = _info(row)
             made = labels.updated(old.labels, new, paths or ("labels",))
             labels.validate(made)
@@ -125,7 +125,7 @@ class ContentStore:
         def remove(connection: sqlite3.Connection) -> None:
             query = "DELETE FROM content WHERE namespace = ? AND digest = ?"
             if not connection.execute(query, (namespace, digest)).rowcount:
-                raise NotFound(f"content {digest}")
+                raise NotFound(f"content digest {digest}")
             connection.execute(
                 "DELETE FROM lease_resources WHERE namespace = ? AND lease = ? AND type = ? AND id = ?",
                 (namespace, lease, leases.CONTENT, digest),
