@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "filters",
         nargs="*",
         metavar="FILTER",
-        help="as in: namespace==default, topic~=^/tasks/, event.id==x; any suits",
+        help="as in: 'namespace==default,topic~=|^/tasks/|'; of several, any suits",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON object a line, for programs")
 
