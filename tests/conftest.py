@@ -54,7 +54,7 @@ def wherryd() -> Iterator[Wherryd]:
 
 
 class StartDaemon(Protocol):
-    """What the fixture `start_daemon` gives: starts a daemon that ends with the test."""
+    """Starts a daemon, which ends with the fixture that gave this."""
 
     def __call__(self, daemon: AnyDaemon) -> AnyDaemon: ...
 
@@ -62,6 +62,16 @@ class StartDaemon(Protocol):
 @pytest.fixture
 def start_daemon() -> Iterator[StartDaemon]:
     """Start a daemon for this test alone: one that is killed, restarted, or configured otherwise."""
+    yield from _starter()
+
+
+@pytest.fixture(scope="session")
+def start_session_daemon() -> Iterator[StartDaemon]:
+    """Start a daemon for the rest of this worker's tests."""
+    yield from _starter()
+
+
+def _starter() -> Iterator[StartDaemon]:
     running: list[Iterator[Daemon]] = []
 
     def start(daemon: AnyDaemon) -> AnyDaemon:

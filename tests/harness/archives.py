@@ -84,6 +84,8 @@ guest:x:1000:1000:Guest:/home/guest:/bin/sh
         directory("tmp/", 0o1777),
         member("bin/busybox", Path(binary).read_bytes(), mode=0o755),
         *(link(f"bin/{applet}", "busybox") for applet in applets if applet != "busybox"),
+        member("bin/exits", b"#!/bin/sh\necho leaving with $1\nexit $1\n", mode=0o755),
+        member("bin/count-runs", b"#!/bin/sh\necho run >> /runs\ncat /runs\n", mode=0o755),
         member("etc/passwd", passwd),
         member("etc/group", group),
         member("etc/not-a-program", b"data\n"),
@@ -181,6 +183,14 @@ def rootfs_tar() -> bytes:
 
 def digest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def chain_id(layers: list[Layer]) -> str:
+    """Return the chain id of layers: the name of the snapshot that they are unpacked to (OCI image spec, config)."""
+    chain = layers[0].diff_id
+    for layer in layers[1:]:
+        chain = digest(f"{chain} {layer.diff_id}".encode())
+    return chain
 
 
 def _descriptor(media_type: str, data: bytes) -> dict[str, object]:

@@ -111,7 +111,7 @@ class Daemon:
             left += leaks.remaining(lambda: leaks.of_directory(self.directory))
             assert not left, f"{self.kind} left behind:\n" + "\n".join(left)
         finally:
-            leaks.unmount_below(self.directory)
+            leaks.unmount(self.directory)
             shutil.rmtree(self.directory)
 
     def ctr(
@@ -150,6 +150,7 @@ class Daemon:
         if not names.namespaces:
             return []
         left = leaks.remaining(lambda: leaks.of_namespaces(self, names))
+        leaks.unmount(self.directory)
         leaks.tidy(names)
         return left
 

@@ -72,11 +72,12 @@ def mounts() -> list[str]:
     return Path("/proc/self/mountinfo").read_text().splitlines()
 
 
-def unmount_below(directory: Path) -> None:
-    """Unmount what is left under a directory of ours, so that removing it can't reach into a container's root."""
-    points = [line.split()[4] for line in mounts() if line.split()[4].startswith(f"{directory}/")]
-    for point in reversed(points):
-        run(["umount", "--lazy", point])
+def unmount(directory: Path) -> None:
+    """Unmount what is left under a directory of ours or of what is there: a leak is reported once, and removing the
+    directory must not reach into a container's root."""
+    for line in reversed(mounts()):
+        if f"{directory}/" in line:
+            run(["umount", "--lazy", line.split()[4]])
 
 
 def processes(word: str) -> Iterator[str]:

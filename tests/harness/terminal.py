@@ -30,6 +30,7 @@ class Terminal:
     ) -> None:
         self.arguments = tuple(str(argument) for argument in arguments)
         self.seen = bytearray()
+        self._found = 0
         self.controller, terminal = os.openpty()
         self.resize(rows, columns)
         try:
@@ -61,13 +62,17 @@ class Terminal:
         os.write(self.controller, text.encode())
 
     def read_until(self, text: str, timeout: float = 30.0) -> str:
-        """Read on until `text` appears; returns it. AssertionError if it does not."""
-        start = len(self.seen)
+        """Read on, from behind what the last such call found, until `text` appears; returns what came with it.
+
+        AssertionError if it does not appear in time, or the program ends.
+        """
+        start = self._found
         deadline = time.monotonic() + timeout
-        while text.encode() not in self.seen[start:]:
+        while (at := self.seen.find(text.encode(), start)) < 0:
             if not self._read(deadline):
-                raise AssertionError(f"no {text!r} from {' '.join(self.arguments)}, but: {self.text[start:]!r}")
-        return self.seen[start:].decode(errors="replace")
+                raise AssertionError(f"no {text!r} from {' '.join(self.arguments)}, but: {bytes(self.seen[start:])!r}")
+        self._found = at + len(text.encode())
+        return self.seen[start : self._found].decode(errors="replace")
 
     def wait(self, timeout: float = 30.0) -> int:
         """Read to the end and return the exit status. AssertionError if the program does not end."""
