@@ -44,10 +44,6 @@ serve(
 """
 
 
-#: A shell's: moves the descriptor of its first argument to 3 and becomes the rest.
-_AS_3 = 'n=$1; shift; [ "$n" = 3 ] || eval "exec 3<&$n $n<&-"; exec "$@"'
-
-
 class Shim:
     """A running shim and a client of it. `call` makes a request of any of its RPCs and awaits the answer."""
 
@@ -168,6 +164,8 @@ class OursV3(Ours):
 class StockV2(Shim):
     """Debian's containerd-shim-runc-v2, started by its own command line."""
 
+    _path = ""
+
     async def start(self) -> None:
         address = f"{self.bundle.parent}/d.sock"
         # It ends without a reader of its log.
@@ -236,8 +234,9 @@ class StockV1(V1):
             command += ["-address", f"{self.bundle.parent}/d.sock", "-containerd-binary", str(self.sink.binary)]
             number = sock.fileno()
             self._process = subprocess.Popen(
-                ["sh", "-c", _AS_3, "sh", str(number), *command],
-                pass_fds=[number],
+                command,
+                pass_fds=[3],
+                preexec_fn=lambda: os.dup2(number, 3),  # before all but 3 are closed
                 cwd=self.bundle,
                 env=environment(),
                 stdin=subprocess.DEVNULL,

@@ -45,6 +45,8 @@ class Copier:
         self._writable = select.poll()
         self._writable.register(target, select.POLLOUT)
         self.finished = False
+        #: Whether the source came to its end: nobody will write it any more.
+        self.ended = False
         os.set_blocking(source, False)
         os.set_blocking(target, False)
         self._loop.add_reader(source, self._copy)
@@ -55,6 +57,7 @@ class Copier:
             while moved < _TURN:
                 count = self._splice_once() if self._splice else self._write_once()
                 if count == 0:
+                    self.ended = True
                     self.close()
                     return
                 moved += count
@@ -102,6 +105,12 @@ class Copier:
         self._loop.remove_writer(self._target)
         self._loop.add_reader(self._source, self._copy)
         self._copy()
+
+    def finish(self) -> None:
+        """Copy what is there now and can be written at once, then close."""
+        if not self.finished:
+            self._copy()
+        self.close()
 
     def close(self) -> None:
         """Stop copying and close both ends. Does nothing the second time."""

@@ -55,7 +55,9 @@ class Logger:
         except OSError as error:
             for fd in (ready_read, out_write, err_write):
                 os.close(fd)
-            raise Unknown(f"failed to start binary process: exec: {arguments[0]}: {error.strerror}") from None
+            raise Unknown(
+                f"failed to start binary process: fork/exec {arguments[0]}: {(error.strerror or '').lower()}"
+            ) from None
         finally:
             for fd in (out_read, err_read, ready_write):
                 os.close(fd)

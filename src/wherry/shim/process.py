@@ -81,7 +81,7 @@ class Process:
         """Take the terminal that the runtime sent and connect it to what the client named."""
         self._master = socket.receive_master()
         os.set_blocking(self._master, False)
-        await self.streams.connect_terminal(self._master)
+        await self.streams.connect_terminal(self._master, self._close_master)
 
     async def finish(self) -> None:
         """Let the output go its way, then close streams and terminal."""
@@ -91,6 +91,9 @@ class Process:
     def close(self) -> None:
         """Close streams and terminal."""
         self.streams.close()
+        self._close_master()
+
+    def _close_master(self) -> None:
         if self._master is not None:
             os.close(self._master)
             self._master = None

@@ -10,9 +10,10 @@ import asyncio
 import errno
 import os
 import stat
+from collections.abc import Callable
 from urllib.parse import unquote, urlsplit
 
-from wherry.errors import DeadlineExceeded, Unavailable, Unknown
+from wherry.errors import DeadlineExceeded, Error, Unavailable, Unknown
 from wherry.shim.copier import Copier
 from wherry.shim.logger import Logger, pipe
 from wherry.shim.reaper import Reaper
@@ -25,6 +26,11 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1
 
 #: Seconds that Delete waits for output on its way, as containerd 2.x does; what is left then is given up.
 _DRAIN_TIMEOUT = 10.0
+
+#: How containerd's errors begin, by what was being done.
+_IO_FAILED = "failed to create init process I/O"
+_COPY_FAILED = "failed to start io pipe copy: unable to copy pipes"
+_CONSOLE_FAILED = "failed to start console copy"
 
 
 class Stdio:
@@ -59,6 +65,8 @@ class Streams:
         self._drained = asyncio.Event()
         self._logger: Logger | None = None
         self._closed = False
+        self._terminal_input: Copier | None = None
+        self._hang_up: Callable[[], None] = _nothing
 
     # -- opening ----------------------------------------------------------------------------------------------------
 
@@ -79,17 +87,17 @@ class Streams:
         elif scheme in ("", "fifo"):
             for number, name in ((1, stdio.stdout), (2, stdio.stderr)):
                 if name:
-                    self._pipe_to(number, await self._open_output(name))
+                    self._pipe_to(number, await self._open_output(name, _COPY_FAILED))
         else:
-            raise Unknown(f"unknown STDIO scheme {scheme}")
+            raise Unknown(f"{_IO_FAILED}: unknown STDIO scheme {scheme}")
         if stdio.stdin:
             self._pipe_from(stdio.stdin)
 
-    async def connect_terminal(self, master: int) -> None:
+    async def connect_terminal(self, master: int, hang_up: Callable[[], None]) -> None:
         """Copy between a terminal's master and what the request names; the master stays the caller's.
 
-        There is one output, and its name is stdout. When stdin ends the terminal's line is not hung up: the process
-        may not read it at all. Fails as `open` does.
+        There is one output, and its name is stdout. When stdin ends the user is gone: `hang_up` is called then, for the
+        caller to close the master too. Fails as `open` does.
         """
         stdio = self._stdio
         scheme = urlsplit(stdio.stdout).scheme
@@ -101,32 +109,46 @@ class Streams:
             target = _open_log_file(stdio.stdout)
         else:
             # Somebody must read: a process stops when the terminal's buffer is full.
-            target = await self._open_output(stdio.stdout or os.devnull)
+            target = await self._open_output(stdio.stdout or os.devnull, _CONSOLE_FAILED)
         self._add_output(os.dup(master), target, splice=False)
         if stdio.stdin:
-            self._copiers.append(
-                Copier(self._open_input(stdio.stdin), os.dup(master), _nothing, output=False, splice=False)
-            )
+            self._hang_up = hang_up
+            source = self._open_input(stdio.stdin, _CONSOLE_FAILED)
+            target = os.dup(master)
+            self._terminal_input = Copier(source, target, self._terminal_input_done, output=False, splice=False)
+
+    def _terminal_input_done(self) -> None:
+        if self._terminal_input is not None and self._terminal_input.ended:
+            for copier in self._copiers:
+                copier.finish()
+            self._hang_up()
 
     async def _start_logger(self) -> Logger:
-        logger = await Logger.start(self._stdio.stdout, self._id, self._namespace, self._owner, self._reaper)
+        try:
+            logger = await Logger.start(self._stdio.stdout, self._id, self._namespace, self._owner, self._reaper)
+        except Error as error:
+            raise Unknown(f"{_IO_FAILED}: {error.message}") from None
         if self._closed:
             logger.kill()
             self._check_open()
         return logger
 
-    async def _open_output(self, name: str) -> int:
+    async def _open_output(self, name: str, failure: str) -> int:
         """Open a FIFO or file to write to. For a FIFO a read end is kept too: a client that goes breaks no pipe."""
         path = unquote(urlsplit(name).path) if name.startswith("fifo:") else name
-        if not path or not os.path.exists(path):
-            raise Unknown(f'containerd-shim: opening file "{path}" failed: open {path}: no such file or directory')
-        if not stat.S_ISFIFO(os.stat(path).st_mode):
-            return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-        target = await self._open_fifo(path)
-        self._kept.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        try:
+            if not stat.S_ISFIFO(os.stat(path).st_mode):
+                return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            target = await self._open_fifo(path, failure)
+            self._kept.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        except OSError as error:
+            reason = f"{path}: {(error.strerror or '').lower()}"
+            if failure == _CONSOLE_FAILED:
+                raise Unknown(f"{failure}: stat {reason}") from None
+            raise Unknown(f'{failure}: containerd-shim: opening file "{path}" failed: open {reason}') from None
         return target
 
-    async def _open_fifo(self, path: str) -> int:
+    async def _open_fifo(self, path: str, failure: str) -> int:
         # A blocking open would hold up everything: the kernel has no way to be told when a reader comes.
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _OPEN_TIMEOUT
@@ -138,7 +160,7 @@ class Streams:
                 if error.errno != errno.ENXIO:
                     raise
             if loop.time() > deadline:
-                raise DeadlineExceeded(f'containerd-shim: opening w/o fifo "{path}" failed')
+                raise DeadlineExceeded(f'{failure}: containerd-shim: opening w/o fifo "{path}" failed')
             await asyncio.sleep(pause)
             self._check_open()
             pause = min(_LONGEST_PAUSE, pause * 2)
@@ -164,7 +186,7 @@ class Streams:
             self._drained.set()
 
     def _pipe_from(self, name: str) -> None:
-        source = self._open_input(name)
+        source = self._open_input(name, _COPY_FAILED)
         if stat.S_ISFIFO(os.fstat(source).st_mode):
             self.descriptors[0], target = pipe(self._owner)
             self._copiers.append(Copier(source, target, _nothing, output=False))
@@ -173,12 +195,16 @@ class Streams:
             os.set_blocking(source, True)
             self.descriptors[0] = source
 
-    def _open_input(self, name: str) -> int:
+    def _open_input(self, name: str, failure: str) -> int:
         path = unquote(urlsplit(name).path) if name.startswith("fifo:") else name
-        source = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        if stat.S_ISFIFO(os.fstat(source).st_mode) and not self._stdin_closed:
-            # Until CloseIO stdin must not end, though the client opens its end later, or again.
-            self._stdin_writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            source = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            if stat.S_ISFIFO(os.fstat(source).st_mode) and not self._stdin_closed:
+                # Until CloseIO stdin must not end, though the client opens its end later, or again.
+                self._stdin_writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            reason = f"open {path}: {(error.strerror or '').lower()}"
+            raise Unknown(f"{failure}: containerd-shim: opening {path} failed: {reason}") from None
         return source
 
     # -- life -------------------------------------------------------------------------------------------------------
@@ -217,6 +243,8 @@ class Streams:
             os.close(fd)
         self.descriptors.clear()
         self.close_stdin()
+        if self._terminal_input is not None:
+            self._terminal_input.close()
         for copier in self._copiers:
             copier.close()
         self._close_kept()
@@ -231,8 +259,11 @@ class Streams:
 
 def _open_log_file(uri: str) -> int:
     path = unquote(urlsplit(uri).path)
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise Unknown(f"{_IO_FAILED}: open {error.filename}: {(error.strerror or '').lower()}") from None
 
 
 def _nothing() -> None:

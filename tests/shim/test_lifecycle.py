@@ -1,0 +1,269 @@
+"""Containers from create to delete, in each version, with each runtime, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.shim.lab import Container, Lab, Reader, eventually
+from tests.shim.peers import Ours, OursV1, OursV3, Shim
+from wherry.api import typeurl
+from wherry.api.runtime.linux.runctypes.runc_pb2 import CreateOptions
+from wherry.api.runtime.runc.v1.options_pb2 import Options
+from wherry.api.types.types_pb2 import Mount
+from wherry.api.wellknown_pb2 import Any as AnyMessage
+from wherry.errors import Error, NotFound
+
+OURS = pytest.mark.parametrize("kind", [Ours, OursV3, OursV1])
+
+
+def _runtime(container: Container, binary: str) -> dict[str, Any]:
+    """Return the fields of a create request that choose a runtime."""
+    if container.v1:
+        return {"runtime": binary}
+    return {"options": typeurl.pack(Options(binary_name=binary))}
+
+
+@OURS
+@pytest.mark.parametrize("runtime", ["runc", "crun"])
+async def test_output_and_status(lab: Lab, kind: type[Shim], runtime: str, request: pytest.FixtureRequest) -> None:
+    container = await lab.shim(kind, "sh", "-c", "echo out; echo err >&2; exit 42")
+    out, err = container.fifo("out"), container.fifo("err")
+    stdout, stderr = Reader(out), Reader(err)
+    chosen = _runtime(container, request.getfixturevalue(runtime))
+    assert await container.run_to_end(stdout=out, stderr=err, **chosen) == 42
+    assert await stdout.ended() == b"out\n"
+    assert await stderr.ended() == b"err\n"
+    await container.end_shim()
+
+
+@OURS
+@pytest.mark.parametrize("runtime", ["runc", "crun"])
+async def test_all_operations(lab: Lab, kind: type[Shim], runtime: str, request: pytest.FixtureRequest) -> None:
+    container = await lab.shim(kind, "sleep", "1000")
+    pid = await container.create(**_runtime(container, request.getfixturevalue(runtime)))
+    assert (await container.state()).pid == pid
+    await container.start()
+    await container.pause()
+    freezer = Path(f"/sys/fs/cgroup/freezer/{lab.namespace}/{container.id}/freezer.state")
+    if freezer.exists():
+        assert freezer.read_text().strip() == "FROZEN"
+    await container.resume()
+    await container.update({"pids": {"limit": 77}})
+    limits = list(Path("/sys/fs/cgroup").glob(f"*/{lab.namespace}/{container.id}/pids.max"))
+    assert [limit.read_text().strip() for limit in limits] == ["77"]
+    assert [process.pid for process in await container.pids()] == [pid]
+    await container.exec("e", "sh", "-c", "kill -TERM $$")
+    await container.start("e")
+    assert (await container.wait("e")).exit_status == 128 + 15
+    await container.delete("e")
+    await container.kill(15)
+    # sleep as pid 1 takes no signal that it has no handler for.
+    assert (await container.state()).status == 2
+    await container.kill(9)
+    assert (await container.wait()).exit_status == 137
+    deleted = await container.delete()
+    assert (deleted.pid, deleted.exit_status) == (pid, 137)
+    assert deleted.exited_at.seconds > time.time() - 60
+    await container.end_shim()
+
+
+async def test_bundle_files(lab: Lab) -> None:
+    container = await lab.shim(Ours, "sleep", "1000")
+    root = f"/run/containerd/runc/{lab.namespace}"
+    options = Options(binary_name="/usr/sbin/runc", root="/run/containerd/runc", no_new_keyring=True)
+    pid = await container.create(options=typeurl.pack(options))
+    assert (container.bundle / "runtime").read_text() == "/usr/sbin/runc"
+    assert json.loads((container.bundle / "options.json").read_text()) == {
+        "binary_name": "/usr/sbin/runc",
+        "root": "/run/containerd/runc",
+        "no_new_keyring": True,
+    }
+    assert (container.bundle / "init.pid").read_text() == str(pid)
+    assert os.path.isdir(f"{root}/{container.id}")
+    await container.stop()
+    await container.end_shim()
+
+
+async def test_options_that_are_empty_are_none(lab: Lab) -> None:
+    container = await lab.shim(Ours, "true")
+    assert await container.run_to_end(options=AnyMessage(type_url="containerd.runc.v1.Options")) == 0
+    await container.end_shim()
+
+
+async def test_v1_options(lab: Lab) -> None:
+    container = await lab.shim(OursV1, "stat", "-L", "-c", "%u %g", "/dev/stdout", user=(1000, 1000))
+    out, err = container.fifo("out"), container.fifo("err")
+    stdout = Reader(out)
+    Reader(err)
+    options = CreateOptions(io_uid=1000, io_gid=1001, no_new_keyring=True)
+    assert await container.run_to_end(stdout=out, stderr=err, options=typeurl.pack(options)) == 0
+    assert await stdout.ended() == b"1000 1001\n"
+    await container.end_shim()
+
+
+async def test_no_mounts_means_that_the_spec_is_right(lab: Lab) -> None:
+    container = await lab.shim(Ours, "sh", "-c", "exit 5", root=str(lab.rootfs))
+    assert await container.run_to_end(rootfs=[]) == 5
+    await container.end_shim()
+
+
+async def test_overlay(lab: Lab) -> None:
+    container = await lab.shim(Ours, "sh", "-c", "echo new > /tmp/file")
+    for name in ("upper", "work"):
+        (lab.directory / name).mkdir()
+    layers = [f"lowerdir={lab.rootfs}", f"upperdir={lab.directory}/upper", f"workdir={lab.directory}/work"]
+    assert await container.run_to_end(rootfs=[Mount(type="overlay", source="overlay", options=layers)]) == 0
+    assert (lab.directory / "upper/tmp/file").read_text() == "new\n"
+    await container.end_shim()
+
+
+async def test_waits_are_answered_any_number_of_times(lab: Lab) -> None:
+    container = await lab.shim(Ours, "sh", "-c", "exit 3")
+    await container.create()
+    waits = [asyncio.create_task(container.wait()) for _ in range(20)]
+    await asyncio.sleep(0.1)
+    assert not any(wait.done() for wait in waits)
+    await container.start()
+    statuses = {(await wait).exit_status for wait in waits}
+    statuses |= {(await container.wait()).exit_status for _ in range(3)}
+    assert statuses == {3}
+    await container.delete()
+    with pytest.raises(NotFound, match="container not created"):
+        await container.wait()
+    await container.end_shim()
+
+
+async def test_a_wait_ends_when_a_container_that_never_ran_is_deleted(lab: Lab) -> None:
+    container = await lab.shim(Ours, "true")
+    await container.create()
+    wait = asyncio.create_task(container.wait())
+    await asyncio.sleep(0.05)
+    await container.delete()
+    assert (await wait).exit_status == 0
+    await container.end_shim()
+
+
+async def test_deletes_at_once(lab: Lab) -> None:
+    container = await lab.shim(Ours, "true")
+    await container.create()
+    await container.start()
+    await container.wait()
+    results = await asyncio.gather(*(container.delete() for _ in range(5)), return_exceptions=True)
+    assert sum(not isinstance(result, BaseException) for result in results) == 1
+    assert all(isinstance(result, NotFound) for result in results if isinstance(result, BaseException))
+    await lab.sink.wait_for("/tasks/delete")
+    await container.end_shim()
+    assert lab.sink.topics.count("/tasks/delete") == 1
+
+
+async def test_starts_of_one_exec_at_once(lab: Lab) -> None:
+    container = await lab.shim(Ours, "sleep", "1000")
+    await container.create()
+    await container.start()
+    await container.exec("e", "sleep", "1000")
+    results = await asyncio.gather(*(container.start("e") for _ in range(4)), return_exceptions=True)
+    assert sum(isinstance(result, int) for result in results) == 1
+    assert {str(result) for result in results if isinstance(result, Error)} == {"cannot start a running process"}
+    await container.stop()
+    await container.end_shim()
+
+
+async def test_a_caller_that_goes_away_leaves_its_create_whole(lab: Lab) -> None:
+    container = await lab.shim(Ours, "sleep", "1000")
+    await container.shim.call("connect", id=container.id)  # it serves: a call that it has not begun may be dropped
+    create = asyncio.create_task(container.create())
+    await asyncio.sleep(0.01)
+    create.cancel()
+
+    async def created() -> bool:
+        try:
+            return bool((await container.state()).pid)
+        except NotFound:
+            return False
+
+    await eventually(created)
+    await container.stop()
+    await container.end_shim()
+
+
+async def test_several_containers_share_a_shim(lab: Lab) -> None:
+    first = await lab.shim(Ours, "sleep", "1000")
+    others = [lab.another(first, "sh", "-c", f"exit {number}") for number in range(5)]
+    await first.create()
+    await first.start()
+    assert await asyncio.gather(*(other.run_to_end() for other in others)) == list(range(5))
+    await first.shim.call("shutdown", id=others[0].id)
+    # It still holds one.
+    assert (await first.state()).status == 2
+    assert (await first.shim.call("connect", id="anything")).task_pid == 0
+    assert (await first.shim.call("connect", id=first.id)).task_pid == (await first.state()).pid
+    await first.stop()
+    await first.end_shim()
+    assert isinstance(first.shim, Ours)
+    assert await first.shim.ended() == 0
+    assert not first.bundle.with_suffix(".sock").exists()
+
+
+async def test_an_id_in_use(lab: Lab) -> None:
+    container = await lab.shim(Ours, "sleep", "1000")
+    await container.create()
+    with pytest.raises(Error, match=f"container {container.id}: already exists"):
+        await container.create()
+    await container.stop()
+    await container.end_shim()
+
+
+async def test_processes_of_a_shared_pid_namespace_end_with_init(lab: Lab) -> None:
+    # The mark is an argument that nobody else has.
+    mark = str(1_000_000 + time.time_ns() % 1_000_000)
+    container = await lab.shim(
+        Ours, "sh", "-c", f"setsid sleep {mark} & setsid sleep {mark} & sleep 0.2", own_pids=False
+    )
+
+    def sleepers() -> int:
+        found = 0
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                found += (process / "cmdline").read_bytes() == f"sleep\0{mark}\0".encode()
+            except OSError:
+                continue
+        return found
+
+    await container.create()
+    await container.start()
+    await eventually(lambda: sleepers() == 2)
+    assert (await container.wait()).exit_status == 0
+    assert sleepers() == 0
+    await container.delete()
+    await container.end_shim()
+
+
+async def test_no_descriptor_is_lost(lab: Lab) -> None:
+    keeper = await lab.shim(Ours, "true")
+    before = 0
+    for number in range(12):
+        terminal = number % 3 == 2
+        container = lab.another(keeper, "sh", "-c", "echo x", terminal=terminal)
+        out, err, into = container.fifo("out"), container.fifo("err"), container.fifo("in")
+        clients = [os.open(name, os.O_RDWR | os.O_NONBLOCK) for name in (out, err, into)]
+        await container.create(stdin=into, stdout=out, stderr="" if terminal else err)
+        await container.exec("bad", "/nope", stdin=into, stdout=err, stderr=err)
+        await container.exec("unstarted", "true", stdin=into, stdout=err, stderr=err)
+        with pytest.raises(Error):
+            await container.start("bad")
+        await container.start()
+        await container.wait()
+        await container.delete()
+        for fd in clients:
+            os.close(fd)
+        if number == 2:
+            before = keeper.shim.descriptors()
+    assert keeper.shim.descriptors() == before
+    await keeper.end_shim()
