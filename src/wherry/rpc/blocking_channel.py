@@ -39,6 +39,9 @@ def step(coroutine: Coroutine[Any, Any, T]) -> T:
 class BlockingTtrpcChannel:
     """Calls over one ttrpc connection, without asyncio. Not for use from two threads at once."""
 
+    #: For who streams: nothing may be awaited between two requests, not even the answer to the first.
+    suspends = False
+
     def __init__(self, client: BlockingClient) -> None:
         self._client = client
         self.add_reader: Callable[[int, Callable[[], None]], None] = client.add_reader

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wherry import identifiers
-from wherry.errors import FailedPrecondition
+from wherry.errors import FailedPrecondition, InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +32,10 @@ class CallContext:
         namespace = self.namespace_or_empty
         if not namespace:
             raise FailedPrecondition("namespace is required")
-        identifiers.validate(namespace)
+        try:
+            identifiers.validate(namespace)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"namespace validation: {error.message}") from None
         return namespace
 
     @property

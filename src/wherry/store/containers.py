@@ -57,7 +57,7 @@ class ContainerStore:
 
     async def create(self, namespace: str, container: Container) -> Container:
         """Store a new container and return it with its times. AlreadyExists for an id in use."""
-        _validate(container)
+        _validate(container, "create container failed validation")
         now = time.time_ns()
         made = replace(container, created_at=now, updated_at=now)
 
@@ -86,7 +86,7 @@ class ContainerStore:
             if row is None:
                 raise NotFound(f'container "{container.id}"')
             made = replace(_merged(_from_row(row), container, paths), updated_at=time.time_ns())
-            _validate(made)
+            _validate(made, "update failed validation")
             connection.execute(
                 f"REPLACE INTO containers VALUES ({','.join('?' * 15)})",  # noqa: S608
                 _to_row(namespace, made),
@@ -140,7 +140,14 @@ def _merged(old: Container, new: Container, paths: Sequence[str]) -> Container:
     return made
 
 
-def _validate(container: Container) -> None:
+def _validate(container: Container, failure: str) -> None:
+    try:
+        _check(container)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{failure}: {error.message}") from None
+
+
+def _check(container: Container) -> None:
     try:
         identifiers.validate(container.id)
     except InvalidArgument as error:

@@ -76,27 +76,29 @@ class ShimProcess:
 def shim_binary(runtime: str, configured: Mapping[str, str]) -> str:
     """Return the shim's path for a runtime's name: configured, our own, one by name from PATH, or the path it is.
 
-    InvalidArgument for a name of no such form; Unknown, in containerd's words, for a binary that is not there.
+    Unknown, in containerd's words, for a name of no such form and for a binary that is not there.
     """
+    failure = "failed to start shim: failed to resolve runtime path"
     if runtime in configured:
-        found = shutil.which(configured[runtime])
         name = configured[runtime]
+        found = shutil.which(name)
     elif runtime in _OWN:
         return own_binary()
     elif runtime.startswith("/"):
-        found = runtime if os.access(runtime, os.X_OK) else None
-        name = runtime
+        if not os.path.exists(runtime):
+            raise Unknown(f"{failure}: invalid custom binary path: stat {runtime}: no such file or directory")
+        return runtime
     else:
         parts = runtime.split(".")
         if len(parts) < 2 or "/" in runtime or not all(parts):
-            raise InvalidArgument(
-                f"invalid runtime name {runtime}, correct runtime name should be either format like "
-                "`io.containerd.runc.v2` or a full path to the binary"
+            raise Unknown(
+                f"{failure}: invalid runtime name {runtime}, correct runtime name should be either format like "
+                "`io.containerd.runc.v1` or a full path to the binary"
             )
         name = f"containerd-shim-{parts[-2]}-{parts[-1]}"
         found = shutil.which(name) or shutil.which(name, path=os.path.dirname(sys.executable))
     if found is None:
-        raise Unknown(f'runtime "{runtime}" binary not installed "{name}": file does not exist')
+        raise Unknown(f'{failure}: runtime "{runtime}" binary not installed "{name}": file does not exist')
     return found
 
 
@@ -207,7 +209,7 @@ class Starter:
         status, output = await self._run(binary, bundle, ["start"], _START_TIMEOUT)
         if status:
             text = output.decode(errors="replace").strip()
-            raise Unknown(f"{binary}: start failed: exit status {status}: {text}")
+            raise Unknown(f"failed to start shim: start failed: {text}: exit status {status}")
         address, version = parse_start(output)
         return ShimProcess(address, version, binary)
 
