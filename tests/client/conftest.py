@@ -4,12 +4,14 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.client.image_archives import Archives, LayoutBuilder, make_archives
 from tests.client.places import Place
 from tests.harness.daemon import Daemon
+from wherry.rpc.blocking_channel import BlockingTtrpcChannel
 from wherry.rpc.grpc_channel import GrpcChannel
 
 
@@ -24,20 +26,29 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archives]:
     shutil.rmtree(directory)
 
 
+def _blocking(address: str) -> BlockingTtrpcChannel:
+    return BlockingTtrpcChannel.connect(address + ".ttrpc")
+
+
 @pytest.fixture
 def builder(tmp_path: Path) -> LayoutBuilder:
     return LayoutBuilder(tmp_path / "built")
 
 
-@pytest.fixture
-async def new_place(containerd: Daemon) -> AsyncIterator[Callable[[], Place]]:
-    """Make namespaces in Debian's containerd."""
-    channel = GrpcChannel(containerd.address)
-    yield lambda: Place(channel, containerd.namespace())
+#: Daemon, and how it is called: the two that are used. The other channels have a test of their own.
+_PLACES: dict[str, Callable[[str], Any]] = {"containerd, gRPC": GrpcChannel, "wherryd, blocking ttrpc": _blocking}
+
+
+@pytest.fixture(params=_PLACES)
+async def new_place(request: pytest.FixtureRequest) -> AsyncIterator[Callable[[], Place]]:
+    """Make namespaces in a daemon."""
+    daemon: Daemon = request.getfixturevalue(request.param.partition(",")[0])
+    channel = _PLACES[request.param](daemon.address)
+    yield lambda: Place(channel, daemon.namespace(), daemon)
     await channel.close()
 
 
 @pytest.fixture
 def place(new_place: Callable[[], Place]) -> Place:
-    """A namespace in Debian's containerd."""
+    """A namespace in a daemon."""
     return new_place()

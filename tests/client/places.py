@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tests.harness.daemon import Daemon
 from wherry.client.content import Content
 from wherry.client.images import Images, descriptor_of
 from wherry.client.leases import Leases
@@ -20,6 +21,7 @@ class Place:
 
     channel: Channel
     namespace: str
+    daemon: Daemon
 
     @property
     def images(self) -> Images:

@@ -13,7 +13,6 @@ import pytest
 
 from tests.client.image_archives import Archives, LayoutBuilder, podman, run
 from tests.client.places import Place
-from tests.harness.daemon import Daemon
 from wherry.client.archive_import import ImportOptions
 from wherry.client.images import descriptor_of
 from wherry.errors import DataLoss, InvalidArgument, NotFound
@@ -39,24 +38,22 @@ async def busybox(archives: Archives, place: Place) -> Place:
 @pytest.mark.parametrize(
     "names", [(NAME,), ("quay.io/a/b:t", NAME), ("foo:bar",), ("localhost:5000/x:1", "docker.io/library/y:2")]
 )
-async def test_an_export_is_ctrs_byte_for_byte(
-    names: tuple[str, ...], busybox: Place, containerd: Daemon, tmp_path: Path
-) -> None:
+async def test_an_export_is_ctrs_byte_for_byte(names: tuple[str, ...], busybox: Place, tmp_path: Path) -> None:
     for name in names:
         if name != NAME:
             await busybox.images.tag(NAME, name)
     theirs = tmp_path / "theirs.tar"
-    containerd.ctr("images", "export", theirs, *names, namespace=busybox.namespace).check()
+    busybox.daemon.ctr("images", "export", theirs, *names, namespace=busybox.namespace).check()
     assert await exported(busybox, *names) == theirs.read_bytes()
 
 
 async def test_docker_archives_images_are_exported_as_ctr_does(
-    archives: Archives, place: Place, containerd: Daemon, tmp_path: Path
+    archives: Archives, place: Place, tmp_path: Path
 ) -> None:
     with open(archives.paths["skopeo docker-archive"], "rb") as file:
         await place.images.import_archive(file)
     theirs = tmp_path / "theirs.tar"
-    containerd.ctr("images", "export", theirs, NAME, namespace=place.namespace).check()
+    place.daemon.ctr("images", "export", theirs, NAME, namespace=place.namespace).check()
     assert await exported(place, NAME) == theirs.read_bytes()
 
 

@@ -13,7 +13,6 @@ import pytest
 
 from tests.client.image_archives import Archives, LayoutBuilder
 from tests.client.places import Place
-from tests.harness.daemon import Daemon
 from wherry.client.archive_import import ImportOptions
 from wherry.client.content import PIECE, Content
 from wherry.client.images import descriptor_of
@@ -40,9 +39,7 @@ NOT_FOR_CTR = ("umoci layout", *(form for form in FORMS if " in " in form))
 
 
 @pytest.mark.parametrize("form", FORMS)
-async def test_import_makes_what_ctr_makes(
-    form: str, archives: Archives, containerd: Daemon, new_place: Callable[[], Place]
-) -> None:
+async def test_import_makes_what_ctr_makes(form: str, archives: Archives, new_place: Callable[[], Place]) -> None:
     ours, theirs = new_place(), new_place()
     path = archives.paths[form]
     if path.is_dir():
@@ -53,7 +50,7 @@ async def test_import_makes_what_ctr_makes(
     comparable = path
     if form in NOT_FOR_CTR:
         comparable = archives.paths["tar of a layout" if path.is_dir() else "skopeo docker-archive"]
-    containerd.ctr("images", "import", comparable, namespace=theirs.namespace).check()
+    ours.daemon.ctr("images", "import", comparable, namespace=theirs.namespace).check()
     found, expected = await ours.state(), await theirs.state()
     assert found["images"] == expected["images"]
     assert [image.name for image in made] == list(expected["images"])
@@ -309,7 +306,7 @@ async def test_a_bad_archive_is_one_clear_error_and_leaves_nothing(
     assert await place.half_made() == []
 
 
-async def test_an_interrupted_write_is_resumed(place: Place, containerd: Daemon) -> None:
+async def test_an_interrupted_write_is_resumed(place: Place) -> None:
     import hashlib
 
     data = random.Random(2).randbytes(3 * PIECE + 17)

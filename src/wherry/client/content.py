@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import chain
 from os import urandom
 
@@ -41,6 +40,7 @@ class Content:
     """A namespace's blobs. What is written joins the lease, if there is one."""
 
     def __init__(self, channel: Channel, namespace: str, lease: str = "") -> None:
+        self._channel = channel
         self._stub = Stub(channel, content_pb2.DESCRIPTOR.services_by_name["Content"])
         self._metadata = metadata_for(namespace, lease)
 
@@ -131,7 +131,7 @@ class Content:
                 if not _is_locked(error):
                     raise
                 ref = _another(ref)
-        upload = _Upload(ref, pieces, offset, total, expected, labels or {})
+        upload = _Upload(self._channel, ref, pieces, offset, total, expected, labels or {})
         try:
             try:
                 await self._send(upload)
@@ -200,13 +200,21 @@ class Content:
 class _Upload:
     """The requests of one Write stream, each made when the one before it was answered.
 
-    In an event loop, that is: gRPC's Python loses the server's reason if a stream ends while a message is on its way.
-    A blocking channel never suspends, so there it is the transport that asks for the next when it has room for it.
+    Over a channel of an event loop, that is: gRPC's Python loses the server's reason if a stream ends while a message
+    is on its way. A blocking channel never suspends; there the transport asks for the next when it has room for it.
     """
 
     def __init__(
-        self, ref: str, pieces: Iterable[bytes], offset: int, total: int, expected: str, labels: Mapping[str, str]
+        self,
+        channel: Channel,
+        ref: str,
+        pieces: Iterable[bytes],
+        offset: int,
+        total: int,
+        expected: str,
+        labels: Mapping[str, str],
     ) -> None:
+        self._channel = channel
         self.ref = ref
         self.expected = expected
         #: The digest of what was sent, for a blob of none expected.
@@ -214,7 +222,7 @@ class _Upload:
         #: What went wrong while pieces were read; gRPC would not tell it.
         self.error: BaseException | None = None
         self._stopped = False
-        self._answers = _semaphore()
+        self._answers = _semaphore(channel)
         self._pieces = _cut(pieces, offset)
         #: What was taken before the first answer, which may be that the ref is locked.
         self._taken: list[bytes] = []
@@ -225,7 +233,9 @@ class _Upload:
 
     def under(self, ref: str) -> _Upload:
         """Return an upload of the same bytes, under another ref, after the first request of this one was refused."""
-        return _Upload(ref, chain(self._taken, self._pieces), 0, self._total, self.expected, self._labels)
+        return _Upload(
+            self._channel, ref, chain(self._taken, self._pieces), 0, self._total, self.expected, self._labels
+        )
 
     def answered(self) -> None:
         """Note that a request was answered."""
@@ -294,16 +304,13 @@ def _another(ref: str) -> str:
     return f"{ref}-{urandom(6).hex()}"
 
 
-def _semaphore() -> asyncio.Semaphore | None:
-    """Return a semaphore of the event loop that runs here; None without one."""
-    loops = sys.modules.get("asyncio")
-    if loops is None:
+def _semaphore(channel: Channel) -> asyncio.Semaphore | None:
+    """Return what counts answers; None for a channel whose coroutines may not wait for them."""
+    if not getattr(channel, "suspends", True):
         return None
-    try:
-        loops.get_running_loop()
-    except RuntimeError:
-        return None
-    return loops.Semaphore(0)  # type: ignore[no-any-return]
+    import asyncio
+
+    return asyncio.Semaphore(0)
 
 
 def _cut(pieces: Iterable[bytes], skip: int) -> Iterator[bytes]:

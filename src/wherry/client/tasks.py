@@ -63,7 +63,10 @@ class Tasks:
             await task.kill(9, all=True)
             if await self.state(id) in ("paused", "pausing"):
                 # A frozen process takes even SIGKILL only when it goes on.
-                await self.resume(id)
+                try:
+                    await self.resume(id)
+                except Error:
+                    pass  # to kill all of them, runc has thawed them itself
             await task.wait()
         except (NotFound, FailedPrecondition):
             pass  # it has ended meanwhile
