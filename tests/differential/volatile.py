@@ -1,0 +1,116 @@
+"""What may differ between Debian's containerd and wherryd: every such field, with its reason.
+
+Names and paths of a side are replaced before (transcript.Side.normal). All else that ctr prints is compared as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Volatile(NamedTuple):
+    """What the ctr commands that `command` finds print under `pattern`, and what stands for it in a comparison.
+
+    A replacement of text may hold `#`: the rank of the match among the different ones of its kind in this flow, so
+    that two equal values stay equal and two different ones stay different.
+    """
+
+    command: str
+    pattern: str
+    replacement: str | Callable[[re.Match[str]], str]
+    reason: str
+
+
+def _sorted_labels(match: re.Match[str]) -> str:
+    return ",".join(sorted(match[0].split(",")))
+
+
+VOLATILE = [
+    Volatile(
+        "",
+        r"\b20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)",
+        "<time>",
+        "The clock goes on between the two sides. Zero times (year 1, 1970) are compared.",
+    ),
+    Volatile(
+        "^(events|tasks metrics)",
+        r"\b20\d\d-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)? \+0000 UTC",
+        "<time>",
+        "As above, in the form that Go prints a time in.",
+    ),
+    Volatile(
+        "^version",
+        r"(?<=^Server:\n)  Version: .*\n  Revision: .*$",
+        "  Version: <version>\n  Revision: <revision>",
+        "Another program with another version; test_version.py says which one wherryd must answer.",
+    ),
+    Volatile("^version", r"(?<=UUID: )[-0-9a-f]{36}$", "<uuid #>", "Random, made once for a root directory."),
+    Volatile(
+        "^version",
+        r"^WARNING: (version|revision) mismatch\n",
+        "",
+        "ctr compares the daemon's version with its own; it is Debian's, wherryd is not (see above).",
+    ),
+    Volatile(
+        "^content (ls|label)|^(images|containers|snapshots|namespaces) label",
+        r"[^\s,=]+=[^\s,]*(,[^\s,=]+=[^\s,]*)+",
+        _sorted_labels,
+        "ctr prints these labels in the random order of a Go map.",
+    ),
+    Volatile(
+        "^content (ls|active)",
+        r"\b(Less than a second|\d+ seconds?)( ago)?",
+        "<age>",
+        "How long ago depends on how busy the machine is.",
+    ),
+    Volatile(
+        "",
+        r"(?<=/snapshots/)\d+(?=\b)",
+        "<#>",
+        "Snapshots' directories are numbered over all namespaces of a daemon; which is whose is compared.",
+    ),
+    Volatile("", r"\bcontainerd-mount\d+", "containerd-mount<#>", "A temporary directory's random name."),
+    Volatile("", r"(?<=/run/containerd/fifo/)\d+", "<#>", "ctr makes its FIFOs in a directory with a random name."),
+    Volatile("", r"\bextract-\d+-[-\w]{4}\b", "extract-<#>", "The key of an unpack: nanoseconds and random letters."),
+    Volatile(
+        "^tasks ls",
+        r"(?s)(?<=STATUS    \n).*|\A(?!TASK).*",
+        lambda match: "".join(sorted(match[0].splitlines(keepends=True))),
+        "The tasks of runtime v1 come in the random order of a Go map.",
+    ),
+    Volatile(
+        "^tasks ls",
+        r" +\d+ +(?=RUNNING|STOPPED|CREATED|PAUSED)",
+        "  <pid #>  ",
+        "The kernel numbers processes, and the column is as wide as the number is long; which is whose is compared.",
+    ),
+    Volatile("^events", r'(?<="pid":)\d+', "<pid #>", "As above."),
+    Volatile(
+        "^events of runtime v1",
+        r"(?s)\A.*\Z",
+        lambda match: "\n".join(sorted(match[0].splitlines(), key=lambda line: " /tasks/exit " in line)),
+        "A v1 shim has its exit events published by a process of their own, which the daemon's events may overtake.",
+    ),
+    Volatile("^tasks ps", r"^\d+ +", "<pid #>  ", "As above."),
+    Volatile(
+        "^tasks metrics",
+        r"^(ID +TIMESTAMP|\S+ +(?=<time>)|METRIC +VALUE| *(memory|cpuacct|pids)\.\S+ +(?=\S)).*$",
+        lambda match: " ".join(match[0].split()),
+        "Columns are as wide as the time and the figures are long.",
+    ),
+    Volatile(
+        "^tasks metrics",
+        r"^(memory\.usage_in_bytes|memory\.stat\.cache|cpuacct\.usage|cpuacct\.usage_percpu) .*$",
+        r"\1 <figure>",
+        "What a container uses is never twice the same; limits and the number of processes are compared.",
+    ),
+    Volatile(
+        "^run .*--memory-limit 1 ",
+        r"current usage: \d+, peak usage: \d+",
+        "current usage: <figure>, peak usage: <figure>",
+        "What runc itself used when it met a limit that is too small.",
+    ),
+    Volatile("^leases", r"^\d+-[-\w]{4}(?= |$)", "<lease #>", "A generated lease id: nanoseconds and random letters."),
+]
