@@ -49,7 +49,13 @@ class Copier:
         self.ended = False
         os.set_blocking(source, False)
         os.set_blocking(target, False)
-        self._loop.add_reader(source, self._copy)
+        self._started = False
+
+    def start(self) -> None:
+        """Begin to copy. Does nothing the second time."""
+        if not self._started and not self.finished:
+            self._started = True
+            self._loop.add_reader(self._source, self._copy)
 
     def _copy(self) -> None:
         moved = 0

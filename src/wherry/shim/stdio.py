@@ -111,11 +111,13 @@ class Streams:
             # Somebody must read: a process stops when the terminal's buffer is full.
             target = await self._open_output(stdio.stdout or os.devnull, _CONSOLE_FAILED)
         self._add_output(os.dup(master), target, splice=False)
+        self._copiers[-1].start()
         if stdio.stdin:
             self._hang_up = hang_up
             source = self._open_input(stdio.stdin, _CONSOLE_FAILED)
             target = os.dup(master)
             self._terminal_input = Copier(source, target, self._terminal_input_done, output=False, splice=False)
+            self._terminal_input.start()
 
     def _terminal_input_done(self) -> None:
         if self._terminal_input is not None and self._terminal_input.ended:
@@ -210,11 +212,16 @@ class Streams:
     # -- life -------------------------------------------------------------------------------------------------------
 
     def started(self) -> None:
-        """Close the container's ends of the pipes: the container has its own now."""
+        """Close the container's ends of the pipes, as it has its own now, and copy.
+
+        Not before: what a runtime that fails has to say goes into its error, not to the container's client.
+        """
         for fd in self.descriptors.values():
             os.close(fd)
         self.descriptors.clear()
         self._check_open()
+        for copier in self._copiers:
+            copier.start()
 
     def close_stdin(self) -> None:
         """Drop the shim's own writer of stdin: it ends when the client closes its end (CloseIO)."""
