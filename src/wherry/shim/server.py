@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import os
 import signal
 import socket
 
-from wherry.linux import loop as _loop_devices  # noqa: F401 - mounts import it late, and a shim imports all at once
+from wherry.linux import loop as _loop_devices  # noqa: F401 - what mounts would import late
 from wherry.linux import process
 from wherry.rpc.ttrpc_server import TtrpcServer
 from wherry.shim.core import Core
@@ -20,6 +21,10 @@ from wherry.shim.tasks import Tasks
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from google.protobuf.message import Message
+
+# A shim imports everything at its start, since the package may be replaced while it lives; codecs are found by import.
+for _codec in ("ascii", "latin-1", "unicode_escape", "utf-8"):
+    codecs.lookup(_codec)
 
 #: Seconds that the shim takes at its end to deliver the last events.
 _FLUSH_TIMEOUT = 5.0
