@@ -26,6 +26,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from wherry.linux.process import die_with_parent, set_name, set_title
+from wherry.startup import forgo_tls
 
 Target = Callable[[dict[str, Any], list[int]], None]
 
