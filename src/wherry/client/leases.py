@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from base64 import urlsafe_b64encode
+from binascii import b2a_base64
 from os import urandom
 
 from wherry.api.services.leases.v1 import leases_pb2
@@ -53,7 +53,7 @@ class Lease:
         self._stub = stub
         self._namespace = namespace
         # Go's form: the time in nanoseconds and four letters.
-        self.id = f"{time.time_ns()}-{urlsafe_b64encode(urandom(3)).decode()}"
+        self.id = f"{time.time_ns()}-{_letters()}"
 
     async def __aenter__(self) -> Lease:
         expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + EXPIRES_AFTER))
@@ -82,3 +82,8 @@ class Lease:
             leases_pb2.AddResourceRequest(id=self.id, resource=leases_pb2.Resource(type=kind, id=identifier)),
             metadata=metadata_for(self._namespace, self.id),
         )
+
+
+def _letters() -> str:
+    """Return four letters by chance, of base64's for file names."""
+    return b2a_base64(urandom(3), newline=False).decode().translate({ord("+"): "-", ord("/"): "_"})

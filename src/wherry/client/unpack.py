@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from base64 import urlsafe_b64encode
+from binascii import b2a_base64
 from os import urandom
 
 from wherry.api.services.diff.v1 import diff_pb2
@@ -83,7 +83,7 @@ class Unpacker:
     async def _unpack_layer(self, layer: Descriptor, diff_id: str, chain_id: str, parent: str) -> None:
         for _ in range(_ATTEMPTS):
             # Go's form. The letters keep two unpackers of one layer apart.
-            unique = f"{time.time_ns() % 1_000_000_000}-{urlsafe_b64encode(urandom(3)).decode()}"
+            unique = f"{time.time_ns() % 1_000_000_000}-{_letters()}"
             key = f"extract-{unique} {chain_id}"
             labels = {_SNAPSHOT_REF: chain_id}
             try:
@@ -126,3 +126,8 @@ class Unpacker:
             await self._snapshots.remove(key)
         except Error:
             pass  # what led here is the thing to tell; without the lease the daemon collects it
+
+
+def _letters() -> str:
+    """Return four letters by chance, of base64's for file names."""
+    return b2a_base64(urandom(3), newline=False).decode().translate({ord("+"): "-", ord("/"): "_"})
