@@ -15,6 +15,7 @@ from typing import Any
 import wherry.api.metrics.cgroups.v1.metrics_pb2
 import wherry.api.metrics.cgroups.v2.metrics_pb2  # noqa: F401 - so that figures can be unpacked
 from tests.harness import leaks
+from tests.harness.command import run
 from tests.harness.names import Names
 from tests.shim import bundle as bundles
 from tests.shim.peers import Ours, Shim
@@ -66,11 +67,20 @@ class Lab:
         await self.sink.stop()
         left += await asyncio.to_thread(leaks.remaining, self._left)
         leaks.unmount(self.directory)
-        for id in self.names.ids:
-            shutil.rmtree(f"/run/containerd/runc/{self.namespace}/{id}", ignore_errors=True)
+        if left:
+            self._remove()
         leaks.tidy(self.names)
         shutil.rmtree(self.directory)
         return left
+
+    def _remove(self) -> None:
+        """Remove what was reported, so that it is nobody else's trouble."""
+        root = f"/run/containerd/runc/{self.namespace}"
+        for id in self.names.ids:
+            run(["runc", "--root", root, "delete", "--force", id])
+        for path in leaks.cgroups(self.namespace):
+            with contextlib.suppress(OSError):
+                path.rmdir()
 
     def _left(self) -> list[str]:
         left = [f"mount: {line}" for line in leaks.mounts() if f"{self.directory}/" in line]

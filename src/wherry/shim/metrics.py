@@ -126,6 +126,7 @@ def _memory_v1(metrics: v1.Metrics, path: str) -> None:
 
 
 def _blkio(metrics: v1.Metrics, path: str) -> None:
+    metrics.blkio.SetInParent()  # there, though nothing may have been read or written
     # Schedulers that account have the bfq files; the throttle ones are there always.
     for field, files in {
         "io_service_bytes_recursive": ("bfq.io_service_bytes_recursive", "throttle.io_service_bytes"),
