@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import threading
@@ -270,9 +271,17 @@ def _bad_digest(builder: LayoutBuilder, empty: Path) -> Path:
     return path
 
 
+def _deep_indexes(builder: LayoutBuilder, empty: Path) -> Path:
+    descriptor = builder.manifest([builder.layer("x")])
+    for _ in range(20):
+        descriptor = builder.index([descriptor])
+    return builder.finish([descriptor])
+
+
 @pytest.mark.parametrize(
     ("damage", "kind", "words"),
     [
+        (_deep_indexes, InvalidArgument, "an index in more than 8 others"),
         (_nothing, InvalidArgument, "not an image archive"),
         (_noise, InvalidArgument, "invalid tar header"),
         (_no_image, InvalidArgument, "not an image archive"),
@@ -304,6 +313,30 @@ async def test_a_bad_archive_is_one_clear_error_and_leaves_nothing(
     with open(damage(builder, empty), "rb") as file, pytest.raises(kind, match=words):
         await place.images.import_archive(file)
     assert await place.half_made() == []
+
+
+async def test_indexes_that_repeat_themselves_are_read_once(builder: LayoutBuilder, place: Place) -> None:
+    descriptor = builder.manifest([builder.layer("x")])
+    for _ in range(6):
+        descriptor = builder.index([descriptor] * 100)
+    path = builder.finish([descriptor])
+    with open(path, "rb") as file:
+        (image,) = await place.images.import_archive(file)
+    assert len((await place.images.describe(image)).manifests) == 1
+    await place.images.export([image.name], io.BytesIO())
+
+
+async def test_a_directory_that_is_no_layout_is_not_read(tmp_path: Path, place: Place) -> None:
+    (tmp_path / "file").write_text("private")
+    with pytest.raises(InvalidArgument, match="not an OCI image layout"):
+        await place.images.import_archive(str(tmp_path))
+    (tmp_path / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+    (tmp_path / "index.json").write_text('{"schemaVersion":2,"manifests":[]}')
+    (tmp_path / "blobs/sha256").mkdir(parents=True)
+    os.mkfifo(tmp_path / "blobs/sha256" / ("0" * 64))
+    with pytest.raises(InvalidArgument, match="no image"):
+        await place.images.import_archive(str(tmp_path))
+    assert await place.content.list() == []
 
 
 async def test_an_interrupted_write_is_resumed(place: Place) -> None:

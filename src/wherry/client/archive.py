@@ -6,6 +6,7 @@ import os
 import posixpath
 
 from wherry.client.content import PIECE
+from wherry.errors import InvalidArgument
 from wherry.images.compression import decompressed, detect
 from wherry.images.tar import LINK, REGULAR, SYMLINK, ArchiveError, Reader, Stream
 
@@ -72,15 +73,24 @@ class DirectoryMembers:
     """The files of an OCI image layout that is a directory, as skopeo's and umoci's ``oci:`` are."""
 
     def __init__(self, path: str) -> None:
+        """InvalidArgument unless the directory has the file that marks a layout."""
         self._path = path
         self._current = ""
+        if not os.path.isfile(os.path.join(path, "oci-layout")):
+            raise InvalidArgument(f"{path}: not an OCI image layout: it has no file oci-layout")
 
     def __iter__(self) -> Iterator[Member]:
-        for directory, directories, files in os.walk(self._path, onerror=_raise):
+        for name in ("oci-layout", "index.json"):
+            yield from self._member(name)
+        for directory, directories, files in os.walk(os.path.join(self._path, "blobs"), onerror=_raise):
             directories.sort()
             for name in sorted(files):
-                self._current = os.path.join(directory, name)
-                yield Member(os.path.relpath(self._current, self._path), os.stat(self._current).st_size)
+                yield from self._member(os.path.relpath(os.path.join(directory, name), self._path))
+
+    def _member(self, name: str) -> Iterator[Member]:
+        self._current = os.path.join(self._path, name)
+        if os.path.isfile(self._current):
+            yield Member(name, os.stat(self._current).st_size)
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the data of the member that came last. OSError."""

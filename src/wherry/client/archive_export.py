@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 from wherry.client.archive_import import IMAGE_NAME, REF_NAME
-from wherry.client.images import check_size, descriptor_of
+from wherry.client.images import check_depth, check_size, descriptor_of
 from wherry.errors import DataLoss, InvalidArgument, NotFound
 from wherry.images.archive import Writer
 from wherry.images.tar import BLOCK
@@ -75,6 +75,7 @@ class _Collected:
         self._content = content
         self._suits = suits
         self._all_platforms = all_platforms
+        self._seen: set[str] = set()
         self._targets: list[tuple[str, Descriptor]] = []
         #: Manifests that Docker is to load, with the images' names.
         self._loadable: dict[str, tuple[ImageManifest, list[str]]] = {}
@@ -84,6 +85,7 @@ class _Collected:
     async def add(self, name: str, target: Descriptor) -> None:
         """Take an image with all that it needs."""
         chosen: list[ImageManifest] = []
+        self._seen.clear()
         await self._walk(target, chosen, name)
         if not chosen:
             raise NotFound(f"image {name} for {self._suits[0]}")
@@ -95,7 +97,11 @@ class _Collected:
     def _rank(self, manifest: ImageManifest) -> int:
         return self._suits.index(manifest.platform) if manifest.platform in self._suits else len(self._suits)
 
-    async def _walk(self, target: Descriptor, chosen: list[ImageManifest], name: str) -> None:
+    async def _walk(self, target: Descriptor, chosen: list[ImageManifest], name: str, depth: int = 0) -> None:
+        if target.digest in self._seen:
+            return
+        self._seen.add(target.digest)
+        check_depth(target, depth)
         document = await self._images.document(target)
         if isinstance(document, Manifest):
             manifest = await self._images.with_config(document)
@@ -109,7 +115,7 @@ class _Collected:
         for child in document.manifests:
             platform = Platform.from_json(child.platform) if child.platform else None
             if self._all_platforms or platform in (None, *self._suits):
-                await self._walk(child, chosen, name)
+                await self._walk(child, chosen, name, depth + 1)
         if len(chosen) > before:
             await self._take(target, name)
 

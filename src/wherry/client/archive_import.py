@@ -12,7 +12,7 @@ import time
 
 from wherry.client.archive import DirectoryMembers, TarMembers
 from wherry.client.content import MAX_DOCUMENT, Content
-from wherry.client.images import Images, check_size, preferred
+from wherry.client.images import Images, check_depth, check_size, preferred
 from wherry.client.leases import Leases
 from wherry.client.snapshots import Snapshots
 from wherry.client.unpack import Unpacker
@@ -194,7 +194,10 @@ class _Archive:
             return await self._docker_targets()
         if any(posixpath.basename(name) in (_LAYOUT, _DOCKER) for name in (*self._blobs, *self._links)):
             raise InvalidArgument("not an image archive: its files are not at its top")
-        raise InvalidArgument("not an image archive: it has neither an oci-layout nor a manifest.json")
+        raise InvalidArgument(
+            "not an image archive: it has neither an oci-layout nor a manifest.json; a root file system is to be "
+            "imported as one"
+        )
 
     def _oci_targets(self) -> list[tuple[list[str], Descriptor]]:
         version = parse_json(self._documents[_LAYOUT], _LAYOUT).get("imageLayoutVersion")
@@ -280,6 +283,7 @@ class _Selection:
         self._suits = options.platform.suits()
         self._targets: list[tuple[list[str], Descriptor]] = []
         self._manifests: dict[str, ImageManifest] = {}
+        self._seen: dict[str, bool] = {}
         self._others: list[str] = []
 
     async def add(self, target: tuple[list[str], Descriptor]) -> None:
@@ -291,14 +295,22 @@ class _Selection:
             name = names[0] if names else descriptor.digest
             self._options.on_step(f"skip {name}: not for {self._options.platform}")
 
-    async def _keep(self, descriptor: Descriptor) -> bool:
+    async def _keep(self, descriptor: Descriptor, depth: int = 0) -> bool:
+        """Label a manifest or index, if it is wanted, and what it refers to. Each is looked at once: indexes may refer
+        to one another in as many ways as they like."""
+        if descriptor.digest not in self._seen:
+            check_depth(descriptor, depth)
+            self._seen[descriptor.digest] = await self._keep_unseen(descriptor, depth)
+        return self._seen[descriptor.digest]
+
+    async def _keep_unseen(self, descriptor: Descriptor, depth: int) -> bool:
         document = await self._images.document(descriptor)
         if isinstance(document, Manifest):
             return await self._keep_manifest(document)
         children = document.manifests
         if not self._options.all_platforms:
             children = list(preferred(children, self._suits, self._others))
-        kept = [child for child in children if await self._keep(child)]
+        kept = [child for child in children if await self._keep(child, depth + 1)]
         if kept:
             await self._content.update_labels(descriptor.digest, reference_labels(Index(descriptor, kept)))
         return bool(kept)

@@ -15,13 +15,17 @@ from wherry.rpc.context import metadata_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any, BinaryIO
 
     from wherry.api.services.images.v1.images_pb2 import Image as Image
     from wherry.client.archive_import import ImportOptions
     from wherry.client.rootfs_image import RootfsOptions
     from wherry.rpc.channel import Channel
+
+
+#: Indexes in indexes: an archive's in an image's is usual, more is not.
+_MAX_DEPTH = 8
 
 
 class ImageManifest:
@@ -160,16 +164,24 @@ class Images:
         except NotFound:
             raise NotFound(f"config {manifest.config.digest}") from None
 
-    async def manifests(self, target: Descriptor) -> AsyncIterator[ImageManifest]:
-        """Yield all of an image's manifests that are there, with their configs."""
+    async def manifests(self, target: Descriptor) -> list[ImageManifest]:
+        """Return all of an image's manifests that are there, with their configs."""
+        found: list[ImageManifest] = []
+        await self._collect(target, found, set(), 0)
+        return found
+
+    async def _collect(self, target: Descriptor, found: list[ImageManifest], seen: set[str], depth: int) -> None:
+        if target.digest in seen:
+            return
+        seen.add(target.digest)
+        check_depth(target, depth)
         document = await self.document(target)
         if isinstance(document, Manifest):
-            yield await self.with_config(document)
+            found.append(await self.with_config(document))
             return
         for each in document.manifests:
             try:
-                async for manifest in self.manifests(each):
-                    yield manifest
+                await self._collect(each, found, seen, depth + 1)
             except (NotFound, InvalidArgument):
                 continue  # of another platform, and not pulled; or an attestation, which is no image
 
@@ -180,13 +192,19 @@ class Images:
         """
         wanted = Platform.of(platform)
         found: list[str] = []
-        manifest = await self._best(target, wanted.suits(), found)
+        manifest = await self._best(target, wanted.suits(), found, set(), 0)
         if manifest is None:
-            others = ", ".join(found) or "no platform at all"
+            others = ", ".join(sorted(set(found))) or "no platform at all"
             raise NotFound(f"manifest for {wanted}: the image is for {others}")
         return manifest
 
-    async def _best(self, target: Descriptor, suits: Sequence[Platform], found: list[str]) -> ImageManifest | None:
+    async def _best(
+        self, target: Descriptor, suits: Sequence[Platform], found: list[str], seen: set[str], depth: int
+    ) -> ImageManifest | None:
+        if target.digest in seen:
+            return None
+        seen.add(target.digest)
+        check_depth(target, depth)
         document = await self.document(target)
         if isinstance(document, Manifest):
             manifest = await self.with_config(document)
@@ -195,7 +213,7 @@ class Images:
             found.append(str(manifest.platform))
             return None
         for descriptor in preferred(document.manifests, suits, found):
-            manifest_or_none = await self._best(descriptor, suits, found)
+            manifest_or_none = await self._best(descriptor, suits, found, seen, depth + 1)
             if manifest_or_none is not None:
                 return manifest_or_none
         return None
@@ -231,7 +249,7 @@ class Images:
 
     async def describe(self, image: Image) -> ImageDescription:
         """Return an image with all of its manifests that are there. NotFound if what it refers to is not."""
-        return ImageDescription(image, [each async for each in self.manifests(descriptor_of(image))])
+        return ImageDescription(image, await self.manifests(descriptor_of(image)))
 
     async def import_archive(self, source: BinaryIO | str, options: ImportOptions | None = None) -> list[Image]:
         """Import the images of an archive, unpack them, and return them. See `wherry.client.archive_import`."""
@@ -274,10 +292,16 @@ def preferred(descriptors: Sequence[Descriptor], suits: Sequence[Platform], foun
             ranked.append((len(suits), descriptor))
         elif platform in suits:
             ranked.append((suits.index(platform), descriptor))
-        else:
+        elif platform.os != "unknown":  # which is how attestations beside an image are marked
             found.append(str(platform))
     ranked.sort(key=lambda each: each[0])
     return [descriptor for _, descriptor in ranked]
+
+
+def check_depth(index: Descriptor, depth: int) -> None:
+    """Raise InvalidArgument for indexes in indexes beyond any reason."""
+    if depth > _MAX_DEPTH:
+        raise InvalidArgument(f"manifest {index.digest}: an index in more than {_MAX_DEPTH} others")
 
 
 def check_size(what: str, descriptor: Descriptor, size: int) -> None:
