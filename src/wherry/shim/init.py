@@ -192,7 +192,7 @@ class Init(Process):
                 shutil.copyfile(os.path.join(work, "dump.log"), kept)
             except OSError:
                 pass  # CRIU did not even start
-            raise Unknown(f"{error.message.splitlines()[0]} path= {kept}") from None
+            raise Unknown(f"{error.message.splitlines()[0]} path= {kept}{_criu_reason(kept)}") from None
         finally:
             if not options.work_path:
                 shutil.rmtree(work, ignore_errors=True)
@@ -231,6 +231,19 @@ def shares_pid_namespace(spec: Mapping[str, Any]) -> bool:
         return not any(entry.get("type") == "pid" and not entry.get("path") for entry in namespaces)
     except (KeyError, TypeError, AttributeError):
         return True
+
+
+def _criu_reason(log: str) -> str:
+    """Return the first error of CRIU's log, in brackets: the runtime's message tells only that there is one."""
+    try:
+        with open(log, errors="replace") as file:
+            for line in file:
+                _time, marked, reason = line.partition("Error ")
+                if marked:
+                    return f" ({reason.strip()})"
+    except OSError:
+        pass  # CRIU did not even start
+    return ""
 
 
 def _unlink(path: str) -> None:
