@@ -17,7 +17,7 @@ def make_rootfs(directory: Path) -> Path:
     """Unpack the busybox root file system into a directory."""
     directory.mkdir()
     with tarfile.open(fileobj=io.BytesIO(archives.rootfs_tar())) as archive:
-        archive.extractall(directory, filter="fully_trusted")
+        archive.extractall(directory)
     return directory
 
 

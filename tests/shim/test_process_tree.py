@@ -70,7 +70,8 @@ async def test_signals_that_are_for_the_daemon(lab: Lab, kind: type[Ours]) -> No
         os.kill(container.shim.pid, number)
     assert (await container.state()).status == 2
     # And the container has them as it should: Python ignores some, which a program would inherit.
-    status = Path(f"/proc/{(await container.state()).pid}/status").read_text()
+    await container.exec("e", "sleep", "1000")
+    status = Path(f"/proc/{await container.start('e')}/status").read_text()
     signals = dict(line.split(":\t") for line in status.splitlines() if line.startswith("Sig"))
     # posix_spawn leaves a signal that belongs to glibc, number 32, ignored.
     assert int(signals["SigIgn"], 16) & ~(1 << 31) == 0
