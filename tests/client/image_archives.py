@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import json
+import lzma
 import shutil
-import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import zstandard
+
 from tests.harness.command import run as run_command
 from wherry.oci.platform import Platform
+
+#: What archives may be compressed with.
+COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "zstd": zstandard.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+}
 
 
 def run(*command: str | Path) -> str:
@@ -67,13 +79,9 @@ def make_archives(directory: Path) -> Archives:
     run("skopeo", "copy", "-q", source, f"oci-archive:{paths['skopeo oci-archive, a tag only']}:v1")
     paths["skopeo docker-archive"] = directory / "docker.tar"
     run("skopeo", "copy", "-q", source, f"docker-archive:{paths['skopeo docker-archive']}:busybox:1.0")
-    for name in ("gzip", "zstd", "bzip2", "xz"):
+    for name, compress in COMPRESSIONS.items():
         paths[f"docker-archive in {name}"] = directory / f"docker.tar.{name}"
-        with (
-            open(paths["skopeo docker-archive"], "rb") as plain,
-            open(directory / f"docker.tar.{name}", "wb") as packed,
-        ):
-            subprocess.run([name, "-c"], check=True, stdin=plain, stdout=packed)
+        paths[f"docker-archive in {name}"].write_bytes(compress(paths["skopeo docker-archive"].read_bytes()))
     _save_with_podman(directory, paths)
     _imitate_docker_25(paths["skopeo oci-archive"], directory, paths)
     return made
