@@ -54,7 +54,7 @@ def container(containerd: Containerd, busybox_rootfs: Path, tmp_path: Path) -> C
     namespace, id = containerd.namespace(), containerd.id()
     rootfs = tmp_path / "rootfs"
     with tarfile.open(busybox_rootfs) as archive:
-        archive.extractall(rootfs, filter="tar")
+        archive.extractall(rootfs)
     containerd.ctr(
         "run", "-d", "--null-io", "--rootfs", rootfs, id, "/bin/busybox", "sleep", "1000", namespace=namespace
     ).check()

@@ -16,8 +16,8 @@ from wherry.store.snapshots import Snapshotter
 
 log = logging.getLogger(__name__)
 
-#: Seconds between a reason to collect and the collection, so that a burst of deletions is one collection.
-_DELAY = 0.1
+#: Seconds between the daemon's start and the first collection. Deletions are followed by one at once, as in containerd.
+_STARTUP_DELAY = 0.1
 
 #: Writes after which a collection is worth its while without any deletion, for what has expired.
 _MUTATIONS = 100
@@ -47,6 +47,7 @@ class Collector:
 
     async def run(self) -> None:
         """Collect whenever there is reason to, until cancelled."""
+        await asyncio.sleep(_STARTUP_DELAY)
         while True:
             try:
                 async with asyncio.timeout(_INTERVAL):
@@ -54,7 +55,6 @@ class Collector:
             except TimeoutError:
                 if self._database.writes - self._seen < _MUTATIONS:
                     continue
-            await asyncio.sleep(_DELAY)
             try:
                 await self.collect()
             except Exception:

@@ -76,6 +76,10 @@ def _pack(directory: str, fd: int) -> None:
 def _unpack(fd: int, digest: str, directory: str) -> None:
     try:
         with os.fdopen(fd, "rb") as file, tarfile.open(fileobj=file) as archive:
-            archive.extractall(directory, filter="data")
+            for member in archive:
+                # CRIU's images are plain files; anything else, or a name that leads elsewhere, is none of them.
+                if not member.isreg() or os.path.basename(member.name) != os.path.normpath(member.name):
+                    raise InvalidArgument(f"checkpoint {digest}: {member.name!r} is no image of CRIU's")
+                archive.extract(member, directory)
     except tarfile.TarError as error:
         raise InvalidArgument(f"checkpoint {digest}: {error}") from None

@@ -57,7 +57,10 @@ class DiffService(Service):
         layer = request.diff
         if layer.media_type not in _COMPRESSED | _PLAIN:
             raise Unknown(f"failed to get stream processor for {layer.media_type}: no processor for media-type")
-        fd, _size = self._store.open(context.namespace, layer.digest)
+        try:
+            fd, _size = self._store.open(context.namespace, layer.digest)
+        except Error as error:
+            raise from_status(error.code, f"failed to get reader from content store: {error.message}") from None
         try:
             answer = await process.run(
                 self._spawn,

@@ -34,17 +34,22 @@ class NamespacesService(Service):
         namespace = request.namespace
         await self._store.create(namespace.name, namespace.labels)
         event = events_pb2.NamespaceCreate(name=namespace.name, labels=namespace.labels)
-        self._exchange.publish(namespace.name, "/namespaces/create", event)
+        self._exchange.publish(_filed_under(namespace.name, context), "/namespaces/create", event)
         return api.CreateNamespaceResponse(namespace=namespace)
 
     async def update(self, request: Any, context: CallContext) -> api.UpdateNamespaceResponse:
         namespace = request.namespace
         labels = await self._store.update(namespace.name, namespace.labels, request.update_mask.paths)
         event = events_pb2.NamespaceUpdate(name=namespace.name, labels=namespace.labels)
-        self._exchange.publish(namespace.name, "/namespaces/update", event)
+        self._exchange.publish(_filed_under(namespace.name, context), "/namespaces/update", event)
         return api.UpdateNamespaceResponse(namespace=api.Namespace(name=namespace.name, labels=labels))
 
     async def delete(self, request: Any, context: CallContext) -> Empty:
         await self._store.delete(request.name)
         self._exchange.publish(request.name, "/namespaces/delete", events_pb2.NamespaceDelete(name=request.name))
         return Empty()
+
+
+def _filed_under(name: str, context: CallContext) -> str:
+    """Return the namespace of an event: the caller's, as in containerd 1.x; the one it is about if there is none."""
+    return context.namespace_or_empty or name
