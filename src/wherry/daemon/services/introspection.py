@@ -60,7 +60,11 @@ class IntrospectionService(Service):
         self._runtime_info = runtime_info
 
     async def plugins(self, request: Any, context: CallContext) -> api.PluginsResponse:
-        matches = filters.parse_all(request.filters)
+        try:
+            matches = filters.parse_all(request.filters)
+        except InvalidArgument as error:
+            # containerd names the kind of an error in a filter once for the parser and once for the service.
+            raise InvalidArgument(f"{error.message}: {error.kind}") from None
         found = [_to_message(plugin) for plugin in self._plugins if matches(_adaptor(plugin))]
         return api.PluginsResponse(plugins=found)
 
