@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.differential.known import KNOWN
 from tests.differential.transcript import Side, same_length_directories
 from tests.harness import leaks
 from tests.harness.daemon import Containerd, Daemon
@@ -37,3 +38,11 @@ def sides(containerd: Containerd, subject: Daemon, tmp_path: Path) -> Iterator[t
     finally:
         for directory in (first, second):
             leaks.unmount(directory)  # of a flow that failed between mounting and unmounting
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Expect the differences that are known to be there still."""
+    for item in items:
+        name = f"{item.path.name}::{item.name.partition('[')[0]}"
+        if item.path.parent.name == "differential" and name in KNOWN:
+            item.add_marker(pytest.mark.xfail(reason=KNOWN[name], strict=False))

@@ -141,8 +141,12 @@ class TasksService(Service):
         return Empty()
 
     async def exec(self, request: Any, context: CallContext) -> Empty:
-        identifiers.validate(request.exec_id)
         task = self._task(request, context)
+        try:
+            identifiers.validate(request.exec_id)
+        except InvalidArgument as error:
+            named = f" {request.exec_id}" if task.v1 else ""
+            raise InvalidArgument(f"invalid exec id{named}: {error.message}") from None
         await task.client.exec(
             task.id,
             request.exec_id,
