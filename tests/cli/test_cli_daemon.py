@@ -90,6 +90,9 @@ def test_snapshot(busybox: Wherry) -> None:
     busybox.daemon.ctr(*ctr, namespace=busybox.namespace).check()
     assert busybox("snapshot", "tree") == f"{lower}\n└─ {upper}\n   └─ a key  (active)\n"
     busybox.daemon.ctr("snapshots", "view", "view", upper, namespace=busybox.namespace).check()
+    # As `ctr snapshots prepare` does: else the next collection takes it.
+    root = ("snapshots", "label", "view", "containerd.io/gc.root=1")
+    busybox.daemon.ctr(*root, namespace=busybox.namespace).check()
     assert busybox("snapshot", "tree") == f"{lower}\n└─ {upper}\n   ├─ a key  (active)\n   └─ view  (view)\n"
     usages = {each["key"]: each for each in busybox.json("snapshot", "usage", "--json")}
     assert usages[lower]["size"] > usages[upper]["size"] > 0
