@@ -108,10 +108,10 @@ class ContainerStore:
 
 def _merged(old: Container, new: Container, paths: Sequence[str]) -> Container:
     if not paths:
-        if new.runtime_name != old.runtime_name:
-            raise InvalidArgument("container.Runtime.Name field is immutable")
         if new.snapshotter != old.snapshotter:
             raise InvalidArgument("container.Snapshotter field is immutable")
+        if new.runtime_name != old.runtime_name:
+            raise InvalidArgument("container.Runtime.Name field is immutable")
         if new.sandbox != old.sandbox:
             raise InvalidArgument("container.SandboxID field is immutable")
         paths = ("labels", "spec", "extensions", "image", "snapshotkey")
@@ -154,7 +154,7 @@ def _check(container: Container) -> None:
         raise InvalidArgument(f"container.ID: {error.message}") from None
     if any(not key for key in container.extensions):
         raise InvalidArgument("extension keys must not be zero-length")
-    labels.validate(container.labels)
+    labels.validate(container.labels, "containers.Labels")
     if not container.runtime_name:
         raise InvalidArgument("container.Runtime.Name must be set")
     if container.snapshot_key and not container.snapshotter:

@@ -108,7 +108,7 @@ class ContentStore:
                 raise NotFound(f"content digest {digest}")
             old = _info(row)
             made = labels.updated(old.labels, new, paths or ("labels",))
-            labels.validate(made)
+            labels.validate(made, "info.Labels")
             now = time.time_ns()
             connection.execute(
                 "UPDATE content SET labels = ?, updated_at = ? WHERE namespace = ? AND digest = ?",

@@ -7,8 +7,9 @@
     field    := quoted | [A-Za-z_] [A-Za-z0-9_]*
     value    := quoted | what runs up to a comma or a blank
 
-A path alone asks for presence. Quoted strings are Go's; behind ``~=`` also ``/re/`` and ``|re|``. Blanks may stand
-before any token. Regular expressions are unanchored, and Python's, which know what RE2 knows.
+A path alone asks for presence. Quoted strings are Go's; behind ``~=`` also ``/re/`` and ``|re|``,
+so that no other value may begin with these. Blanks may stand before any token. Regular expressions are unanchored,
+and Python's, which know what RE2 knows.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ Adaptor = Callable[[list[str]], tuple[str, bool]]
 Filter = Callable[[Adaptor], bool]
 
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OPERATOR = re.compile(r"[=!~]+")
 _BLANKS = re.compile(r"[ \t\n\r]*")
 _VALUE = re.compile(r"[^\s,\"]+")
 _ESCAPES = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "\\": "\\", "'": "'", '"': '"'}
@@ -68,9 +70,11 @@ class _Parser:
         self._text = text
         self._position = 0
 
-    def _fail(self, expected: str) -> InvalidArgument:
+    def _fail(self, expected: str, length: int = 1) -> InvalidArgument:
         at = self._position
-        marked = f"{self._text[:at]} >|{self._text[at : at + 1]}|< {self._text[at + 1 :]}"
+        marked = self._text
+        if at < len(self._text):
+            marked = f"{self._text[:at]} >|{self._text[at : at + length]}|< {self._text[at + length :]}"
         return InvalidArgument(f"filters: parse error: [{marked}]: {expected}")
 
     def _skip_blanks(self) -> None:
@@ -97,13 +101,17 @@ class _Parser:
         while self._peek() == ".":
             self._position += 1
             path.append(self._field())
-        for operator in ("==", "!=", "~="):
-            if self.take(operator):
-                return _compare(path, operator, self._value(regex=operator == "~="))
         self._skip_blanks()
-        if self._position < len(self._text) and self._peek() != ",":
-            raise self._fail("unsupported operator")
-        return lambda adaptor: adaptor(path)[1]
+        if self._peek() in ("", ","):
+            return lambda adaptor: adaptor(path)[1]
+        match = _OPERATOR.match(self._text, self._position)
+        if match is None:
+            raise self._fail('expected an operator ("=="|"!="|"~=")')
+        operator = match.group()
+        if operator not in ("==", "!=", "~="):
+            raise self._fail(f'unsupported operator "{operator}"', len(operator))
+        self._position = match.end()
+        return _compare(path, operator, self._value(regex=operator == "~="))
 
     def _field(self) -> str:
         self._skip_blanks()
@@ -119,7 +127,9 @@ class _Parser:
         self._skip_blanks()
         if self._peek() == '"':
             return self._quoted()
-        if regex and self._peek() in ("/", "|"):
+        if self._peek() in ("/", "|"):
+            if not regex:
+                raise self._fail("invalid quote encountered")
             return self._delimited(self._peek())
         match = _VALUE.match(self._text, self._position)
         if match is None:

@@ -123,11 +123,12 @@ def _merged(old: Image, new: Image, paths: Sequence[str]) -> Image:
 def _validate(image: Image) -> None:
     if not image.name:
         raise InvalidArgument("image name must not be empty")
-    labels.validate(image.labels)
+    labels.validate(image.labels, "image.Labels")
     try:
         digest.validate(image.target.digest)
     except InvalidArgument as error:
-        raise InvalidArgument(f"Target.Digest {json.dumps(image.target.digest)}: {error.message}") from None
+        reason = error.message.split(": ", 1)[1]  # the digest stands in front already
+        raise InvalidArgument(f"Target.Digest {json.dumps(image.target.digest)} invalid: {reason}") from None
     if image.target.size <= 0:
         raise InvalidArgument("Target.Size must be greater than zero")
     if not image.target.media_type:

@@ -13,15 +13,16 @@ MAX_SIZE = 4096
 _SHOWN = 10
 
 
-def validate(labels: Mapping[str, str]) -> None:
-    """Raise InvalidArgument, in containerd's words, for a label that is too long."""
+def validate(labels: Mapping[str, str], field: str = "") -> None:
+    """Raise InvalidArgument, in containerd's words, for a label that is too long; `field` is what holds the labels."""
     for key, value in labels.items():
         total = len(key.encode()) + len(value.encode())
         if total > MAX_SIZE:
             shown = key if len(key) <= _SHOWN else key[:_SHOWN]
-            raise InvalidArgument(
+            text = (
                 f"label key and value length ({total} bytes) greater than maximum size ({MAX_SIZE} bytes), key: {shown}"
             )
+            raise InvalidArgument(f"{field}: {text}" if field else text)
 
 
 def encode(labels: Mapping[str, str]) -> str:

@@ -144,16 +144,16 @@ class Snapshotter:
             return []
         row = self._find(query, namespace, parent)
         if row is None:
-            raise NotFound(f"parent snapshot {parent}")
+            raise NotFound(f"parent snapshot {parent} does not exist")
         if row["kind"] != Kind.COMMITTED:
-            raise InvalidArgument(f'parent "{parent}" is not committed snapshot')
+            raise InvalidArgument(f'failed to create snapshot: parent "{parent}" is not committed snapshot')
         return [row["id"], *self._parents(query, row["id"])]
 
     def mounts(self, namespace: str, key: str) -> list[Mount]:
         """Return the mounts that show a snapshot. NotFound; FailedPrecondition for a committed one."""
         row = self._get(namespace, key)
         if row["kind"] == Kind.COMMITTED:
-            raise FailedPrecondition(f'snapshot "{key}" is committed, so it has no mounts')
+            raise FailedPrecondition(f"failed to get active mount: requested snapshot {key} not active or view")
         parents = self._parents(self._database.read, row["id"])
         return self._backend.mounts(row["id"], parents, active=row["kind"] == Kind.ACTIVE)
 
@@ -198,9 +198,9 @@ class Snapshotter:
             raise AlreadyExists(f'snapshot "{name}"')
         row = self._find(query, namespace, key)
         if row is None:
-            raise NotFound(f"snapshot {key}")
+            raise NotFound(f"snapshot {key} does not exist")
         if row["kind"] != Kind.ACTIVE:
-            raise FailedPrecondition(f'snapshot "{key}" is not active')
+            raise FailedPrecondition(f'failed to commit snapshot: snapshot "{key}" is not active')
         if parent and parent != row["parent_key"]:
             raise InvalidArgument(f'snapshot "{key}" cannot be given the parent "{parent}"')
         return row
@@ -211,7 +211,7 @@ class Snapshotter:
         def delete(connection: sqlite3.Connection) -> int:
             row = self._find(_query(connection), namespace, key)
             if row is None:
-                raise NotFound(f"snapshot {key}")
+                raise NotFound(f"snapshot {key} does not exist")
             number: int = row["id"]
             if connection.execute("SELECT 1 FROM snapshots WHERE parent = ? LIMIT 1", (number,)).fetchone():
                 raise FailedPrecondition("cannot remove snapshot with child")
@@ -264,9 +264,9 @@ class Snapshotter:
         def change(connection: sqlite3.Connection) -> None:
             row = self._find(_query(connection), namespace, key)
             if row is None:
-                raise NotFound(f"snapshot {key}")
+                raise NotFound(f"snapshot {key} does not exist")
             made = labels.updated(labels.decode(row["labels"]), new, paths or ("labels",))
-            labels.validate(made)
+            labels.validate(made, "info.Labels")
             connection.execute(
                 "UPDATE snapshots SET labels = ?, updated_at = ? WHERE id = ?",
                 (labels.encode(made), time.time_ns(), row["id"]),
@@ -294,7 +294,7 @@ class Snapshotter:
     def _get(self, namespace: str, key: str) -> sqlite3.Row:
         row = self._find(self._database.read, namespace, key)
         if row is None:
-            raise NotFound(f"snapshot {key}")
+            raise NotFound(f"snapshot {key} does not exist")
         return row
 
     def _find(self, query: _Query, namespace: str, key: str) -> sqlite3.Row | None:
