@@ -88,7 +88,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
 
 
 def _detached(options: argparse.Namespace, session: Session, prepared: Prepared, timing: Timing) -> int:
-    task = session.run(Task.create(session.client, prepared, "", "", "", False))
+    task = session.run(Task.create(session.client, prepared, "", "", "", options.tty))
     timing.step("create")
     session.run(task.start())
     timing.step("start")
