@@ -1,8 +1,7 @@
 """`ctr plugins ls`.
 
-The whole list is each daemon's own: wherryd has no plugin for each step between a service and its store, nor the btrfs,
-zfs and devmapper snapshotters, CRI, tracing and the restart monitor. What clients look up before they use it is
-compared: by type and id, with platforms and status.
+The whole list is compared but for the plugins that only one side has (volatile.py says why), and what clients look up
+before they use it: by type and id, with platforms, status, and for some the details.
 """
 
 from __future__ import annotations
@@ -23,6 +22,19 @@ LOOKED_UP = (
     "id==containers",
     "id==absent",
 )
+
+
+@pytest.mark.parametrize("flags", [(), ("--quiet",)], ids=["table", "quiet"])
+@differential
+def test_list(side: Side, flags: tuple[str, ...]) -> None:
+    side.ctr("plugins", "ls", *flags)
+
+
+@pytest.mark.parametrize("name", ["overlayfs", "content"])
+@differential
+def test_details(side: Side, name: str) -> None:
+    """What a snapshotter can do, and where the content lies."""
+    side.ctr("plugins", "ls", "--detailed", f'id=={name},type~="io.containerd.(snapshotter|content).v1"')
 
 
 @pytest.mark.parametrize("filter", LOOKED_UP)

@@ -70,11 +70,11 @@ class _Parser:
         self._text = text
         self._position = 0
 
-    def _fail(self, expected: str, length: int = 1) -> InvalidArgument:
+    def _fail(self, expected: str) -> InvalidArgument:
         at = self._position
         marked = self._text
         if at < len(self._text):
-            marked = f"{self._text[:at]} >|{self._text[at : at + length]}|< {self._text[at + length :]}"
+            marked = f"{self._text[:at]} >|{self._text[at]}|< {self._text[at + 1 :]}"
         return InvalidArgument(f"filters: parse error: [{marked}]: {expected}")
 
     def _skip_blanks(self) -> None:
@@ -109,7 +109,7 @@ class _Parser:
             raise self._fail('expected an operator ("=="|"!="|"~=")')
         operator = match.group()
         if operator not in ("==", "!=", "~="):
-            raise self._fail(f'unsupported operator "{operator}"', len(operator))
+            raise self._fail(f'unsupported operator "{operator}"')
         self._position = match.end()
         return _compare(path, operator, self._value(regex=operator == "~="))
 

@@ -145,7 +145,7 @@ class TasksService(Service):
         try:
             identifiers.validate(request.exec_id)
         except InvalidArgument as error:
-            named = f" {request.exec_id}" if task.v1 else ""
+            named = "" if task.v1 else f" {request.exec_id}"
             raise InvalidArgument(f"invalid exec id{named}: {error.message}") from None
         await task.client.exec(
             task.id,
