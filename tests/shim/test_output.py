@@ -325,9 +325,9 @@ async def test_pipes_are_the_users(lab: Lab) -> None:
 
 async def test_a_fifo_that_is_missing(lab: Lab) -> None:
     container = await lab.shim(Ours, "true")
-    with pytest.raises(Error, match=r"opening file .* failed: open /nowhere: no such file or directory"):
-        await container.create(stdout="/nowhere", stderr="/nowhere")
-    with pytest.raises(Error, match="opening /nowhere failed"):
-        await container.create(stdin="/nowhere")
+    with pytest.raises(Error, match=r"opening file .* failed: open .*/nowhere: no such file or directory"):
+        await container.create(stdout=f"{lab.directory}/nowhere", stderr=f"{lab.directory}/nowhere")
+    with pytest.raises(Error, match=r"opening .*/nowhere failed"):
+        await container.create(stdin=f"{lab.directory}/nowhere")
     assert await container.run_to_end() == 0
     await container.end_shim()

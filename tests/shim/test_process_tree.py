@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -92,10 +93,17 @@ async def test_no_descriptor_is_passed_on(lab: Lab) -> None:
     await container.start("e")
     for exec_id in ("", "e"):
         pid = (await container.state(exec_id)).pid
+        # runc's own process becomes the container's a moment after `runc start`.
+        command = Path(f"/proc/{pid}/cmdline")
+        await eventually(partial(_starts_with, command, b"sleep"))
         assert set(os.listdir(f"/proc/{pid}/fd")) == {"0", "1", "2"}
     await container.stop()
     os.close(held)
     await container.end_shim()
+
+
+def _starts_with(path: Path, data: bytes) -> bool:
+    return path.read_bytes().startswith(data)
 
 
 async def test_orphans_are_reaped(lab: Lab) -> None:
@@ -104,7 +112,7 @@ async def test_orphans_are_reaped(lab: Lab) -> None:
     container = await lab.shim(Ours, "sh", "-c", script, own_pids=False)
     await container.create()
     pid = await container.start()
-    await eventually(lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep"))
+    await eventually(partial(_starts_with, Path(f"/proc/{pid}/cmdline"), b"sleep"))
 
     def zombies() -> int:
         children = Path(f"/proc/{container.shim.pid}/task/{container.shim.pid}/children").read_text().split()
