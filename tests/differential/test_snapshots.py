@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -173,12 +174,17 @@ def test_diff_of_a_change(side: Side, busybox_archive: Path) -> None:
     (target / "bin/busybox").chmod(0o700)
     (target / "tmp").rmdir()
     (target / "tmp").write_text("a file now\n")
+    for name in ("etc/made/link", "etc/made", "etc/motd", "etc", "bin/busybox", "bin", "tmp", ""):
+        os.utime(target / name, (1_700_000_000, 1_700_000_000), follow_symlinks=False)
     unmount(target)
     out = side.directory / "diff.tar"
     plain = "application/vnd.oci.image.layer.v1.tar"
-    out.write_bytes(side.quietly("snapshots", "diff", "--media-type", plain, "work").output)
+    kept = ("--keep", "--label", "kept=yes", "--ref", "r")
+    out.write_bytes(side.quietly("snapshots", "diff", "--media-type", plain, *kept, "work", top).output)
     side.note("diff", tar_listing(out))
-    side.ctr("snapshots", "diff", "--media-type", plain, "--keep", "--label", "kept=yes", "--ref", "r", "work", top)
+    side.ctr("content", "ls", "labels.kept==yes")
+    out.write_bytes(side.quietly("snapshots", "diff", "--media-type", plain, "work").output)
+    side.note("diff against the parent", tar_listing(out))
     side.ctr("snapshots", "diff", "absent")
     side.ctr("snapshots", "diff", "--media-type", "application/x-unknown", "work")
     side.ctr("snapshots", "diff")

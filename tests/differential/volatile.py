@@ -71,6 +71,12 @@ VOLATILE = [
         "<#>",
         "Snapshots' directories are numbered over all namespaces of a daemon; which is whose is compared.",
     ),
+    Volatile(
+        "^content ls labels.kept==yes",
+        r"sha256:[0-9a-f]{64}",
+        "<digest of a diff>",
+        "containerd gives whiteouts the time of the diff, wherryd 1970, so that equal changes make equal layers.",
+    ),
     Volatile("", r"\bcontainerd-mount\d+", "containerd-mount<#>", "A temporary directory's random name."),
     Volatile("", r"(?<=/run/containerd/fifo/)\d+", "<#>", "ctr makes its FIFOs in a directory with a random name."),
     Volatile("", r"\bextract-\d+-[-\w]{4}\b", "extract-<#>", "The key of an unpack: nanoseconds and random letters."),
@@ -129,6 +135,13 @@ VOLATILE = [
         r"label key and value( length \(\d+ bytes\))? greater than maximum size",
         "label key and value greater than maximum size",
         "containerd 1.7, the version that wherryd answers, added the length.",
+    ),
+    Volatile(
+        "^events",
+        r"code = (Unknown desc = subscription error: failed parsing subscription filters: filters"
+        r"|InvalidArgument desc = filters)",
+        "code = <code> desc = filters",
+        "containerd's Subscribe loses the kind of a bad filter's error; compat.md asks for INVALID_ARGUMENT.",
     ),
     Volatile(
         "^snapshots ls",
