@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from wherry.api import typeurl
 from wherry.api.runtime.linux.shim.v1 import shim_pb2 as shim_v1
 from wherry.api.runtime.task.v2 import task_pb2 as task_v2
 from wherry.api.runtime.task.v3 import task_pb2 as task_v3
@@ -15,6 +16,7 @@ from wherry.errors import Error, Unimplemented
 from wherry.rpc.channel import Stub
 from wherry.rpc.context import metadata_for
 from wherry.rpc.ttrpc_channel import TtrpcChannel
+from wherry.shim import metrics
 
 #: Seconds for the calls that a healthy shim answers at once, so that a stopped one holds up nobody else.
 STATE_TIMEOUT = 2.0
@@ -289,7 +291,9 @@ class V1Client:
         await self._stub.update(shim_v1.UpdateTaskRequest(resources=resources), metadata=self._metadata)
 
     async def stats(self, id: str) -> AnyMessage | None:
-        return None
+        # Runtime v1's shims are not asked for figures: the daemon reads the cgroups of the container's init.
+        cgroups = metrics.cgroup_paths((await self.state(id, "")).pid)
+        return typeurl.pack(metrics.collect(cgroups)) if cgroups else None
 
     async def shutdown(self, id: str) -> None:
         """Nothing: a v1 shim is killed once its container was deleted."""
