@@ -41,7 +41,8 @@ def of_namespaces(daemon: Daemon, names: Names) -> list[str]:
             socket = shim_socket(daemon.address, namespace, container)
             left += [f"shim socket of {namespace}/{container}: {socket}"] if socket.exists() else []
     for container in names.ids:
-        left += [f"fifo: {path}" for path in _FIFOS.glob(f"*/{container}-*")]
+        for directory in entries(_FIFOS):
+            left += [f"fifo: {path}" for path in entries(directory) if path.name.startswith(f"{container}-")]
         left += [f"network namespace: {path}" for path in entries(_NETWORKS) if container in path.name]
     return left
 
