@@ -142,7 +142,7 @@ async def test_times_are_those_of_the_exit(lab: Lab) -> None:
 async def test_out_of_memory(lab: Lab) -> None:
     for kind in (StockV2, Ours):
         before = len(lab.sink.events)
-        script = "head -c 100000000 /dev/zero | tail"
+        script = "sleep 0.5; head -c 100000000 /dev/zero | tail"
         container = await lab.shim(kind, "sh", "-c", script, memory=8 << 20)
         await container.create()
         await container.start()

@@ -78,6 +78,7 @@ async def test_fifos_end_with_the_process_not_with_delete(lab: Lab, kind: type[S
     await container.start()
     assert await client.out.ended() == b"x\n"
     assert await client.err.ended() == b""
+    await container.wait()
     await container.delete()
     await container.end_shim()
 
@@ -164,6 +165,7 @@ async def test_a_client_that_opens_late(lab: Lab, kind: type[Shim]) -> None:
     await container.start()
     assert await stdout.ended() == b"x\n"
     assert await stderr.ended() == b""
+    await container.wait()
     await container.delete()
     await container.end_shim()
 
@@ -173,6 +175,23 @@ async def test_a_client_that_never_opens(lab: Lab) -> None:
     out = container.fifo("out")
     with pytest.raises(DeadlineExceeded, match="opening w/o fifo"):
         await container.create(stdout=out, stderr=out)
+    await container.end_shim()
+
+
+async def test_a_client_that_never_opens_does_not_hold_up_delete(lab: Lab) -> None:
+    container = await lab.shim(Ours, "sleep", "1000")
+    await container.create()
+    await container.start()
+    before = container.shim.descriptors()
+    out = container.fifo("out")
+    await container.exec("e", "true", stdout=out, stderr=out)
+    start = asyncio.create_task(container.start("e"))
+    await asyncio.sleep(0.2)
+    async with asyncio.timeout(10):
+        await container.stop()
+        with pytest.raises(Error, match="streams were closed"):
+            await start
+    assert container.shim.descriptors() <= before
     await container.end_shim()
 
 

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 _KILLED = 137
 
 
+#: Seconds for the execs of a container without a pid namespace of its own to end after init.
+_EXECS_TIMEOUT = 2.0
+
+
 class CreateConfig:
     """What a create request asks for, whichever version it came in."""
 
@@ -201,6 +205,7 @@ class Container:
         """Delete the container once its init has ended, or was never started."""
         init = self.init
         async with self._locked("delete"):
+            await self._execs_ended()
             never_started = init.state is CREATED
             # The runtime ends what it created, and that must not look like an exit of its own.
             init.starting = never_started
@@ -226,6 +231,18 @@ class Container:
                 exited_at=typeurl.timestamp(init.exited_at),
             ),
         )
+
+    async def _execs_ended(self) -> None:
+        """Let the exits come that init's end has caused: they are told before the delete."""
+        if self.init.alive:
+            return  # it was never started; the runtime will end them all
+        try:
+            async with asyncio.timeout(_EXECS_TIMEOUT):
+                for exec_ in self.execs.values():
+                    if exec_.pid:
+                        await exec_.finished.wait()
+        except TimeoutError:
+            pass  # it left the container's cgroup, and lives on: not with this container
 
     async def delete_exec(self, id: str) -> Exec:
         """Delete an exec that has ended or never started, and return it."""
@@ -328,6 +345,8 @@ class Container:
             self._collected(init, ended)
 
     def _collected(self, process: Process, ended: Exit) -> None:
+        if self.init.state is DELETED:
+            return  # all has been told
         self._exits.append((process, ended))
         self._settle()
 
