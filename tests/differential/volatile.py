@@ -88,7 +88,7 @@ VOLATILE = [
     ),
     Volatile(
         "^tasks ls",
-        r" +\d+ +(?=RUNNING|STOPPED|CREATED|PAUSED)",
+        r" +(PID|\d+) +(?=STATUS|RUNNING|STOPPED|CREATED|PAUSED)",
         "  <pid #>  ",
         "The kernel numbers processes, and the column is as wide as the number is long; which is whose is compared.",
     ),
@@ -98,6 +98,12 @@ VOLATILE = [
         r"(?s)\A.*\Z",
         lambda match: "\n".join(sorted(match[0].splitlines(), key=lambda line: " /tasks/exit " in line)),
         "A v1 shim has its exit events published by a process of their own, which the daemon's events may overtake.",
+    ),
+    Volatile(
+        "^tasks ps",
+        r"(?s)(?<=INFO\n).*",
+        lambda match: "".join(sorted(match[0].splitlines(keepends=True), key=lambda line: line.split(maxsplit=1)[1:])),
+        "The order is that of the process ids, which begin anew at some point.",
     ),
     Volatile("^tasks ps", r"^\d+ +|(?<=^PID) +(?=INFO)", "<pid #>  ", "As above."),
     Volatile(

@@ -1,0 +1,100 @@
+"""The shims exchanged: wherryd with Debian's own, Debian's containerd with ours, under both command lines.
+
+The flows are those of the other files here; what ctr prints must be what it prints of containerd with its own shims.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartDaemon
+from tests.differential.test_events import test_life_of_a_task as test_events_of_a_task
+from tests.differential.test_run import (
+    test_bad_command,
+    test_detach,
+    test_mount,
+    test_output_and_status,
+    test_root_file_system,
+    test_terminal,
+    test_with_ns,
+)
+from tests.differential.test_tasks import (
+    test_attach,
+    test_exec,
+    test_exec_errors,
+    test_exec_in_a_terminal,
+    test_kill_all,
+    test_kill_an_exec,
+    test_metrics,
+    test_pause_and_resume,
+    test_ps,
+    test_start_again,
+)
+from tests.harness import leaks
+from tests.harness.archives import BUSYBOX
+from tests.harness.daemon import COMMANDS, Containerd, Daemon, Wherryd
+
+__all__ = [
+    "test_attach",
+    "test_bad_command",
+    "test_detach",
+    "test_events_of_a_task",
+    "test_exec",
+    "test_exec_errors",
+    "test_exec_in_a_terminal",
+    "test_kill_all",
+    "test_kill_an_exec",
+    "test_metrics",
+    "test_mount",
+    "test_output_and_status",
+    "test_pause_and_resume",
+    "test_ps",
+    "test_root_file_system",
+    "test_start_again",
+    "test_terminal",
+    "test_with_ns",
+]
+
+STOCK_SHIMS = """
+[runtimes."io.containerd.runc.v2"]
+shim = "/usr/bin/containerd-shim-runc-v2"
+[runtimes."io.containerd.runtime.v1.linux"]
+shim = "/usr/bin/containerd-shim"
+"""
+
+OUR_V1_SHIM = f"""
+[plugins."io.containerd.runtime.v1.linux"]
+  shim = "{COMMANDS / "wherry-shim"}"
+"""
+
+
+class ContainerdWithOurShims(Containerd):
+    """Debian's containerd; what it looks for in PATH as containerd-shim-runc-v2 is ours."""
+
+    def command(self) -> list[str]:
+        folder = self.directory / "bin"
+        folder.mkdir(exist_ok=True)
+        link = folder / "containerd-shim-runc-v2"
+        if not link.is_symlink():
+            link.symlink_to(COMMANDS / "containerd-shim-wherry-v2")
+        return ["env", f"PATH={folder}:/usr/sbin:/usr/bin:/sbin:/bin", *super().command()]
+
+
+@pytest.mark.parametrize("runtime", ["io.containerd.runc.v2", "io.containerd.runtime.v1.linux"])
+def test_the_shims_are_exchanged(subject: Daemon, busybox_archive: Path, runtime: str) -> None:
+    namespace, container = subject.namespace(), subject.id()
+    subject.ctr("images", "import", busybox_archive, namespace=namespace).check()
+    flags = ("run", "--detach", "--null-io", "--runtime", runtime)
+    subject.ctr(*flags, BUSYBOX, container, "sleep", "1000", namespace=namespace).check()
+    (shim,) = (line for line in leaks.processes(namespace) if "-namespace" in line)
+    program = Path(f"/proc/{shim.split()[0]}/exe").resolve().name
+    assert program.startswith("python" if isinstance(subject, Containerd) else "containerd-shim"), shim
+
+
+@pytest.fixture(scope="session", params=["wherryd with Debian's shims", "containerd with our shims"])
+def subject(request: pytest.FixtureRequest, start_session_daemon: StartDaemon) -> Daemon:
+    if "wherryd" in request.param:
+        return start_session_daemon(Wherryd(config=STOCK_SHIMS))
+    return start_session_daemon(ContainerdWithOurShims(config=OUR_V1_SHIM))
