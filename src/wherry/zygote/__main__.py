@@ -23,6 +23,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, NoReturn
 
 from wherry.linux.process import die_with_parent, set_name, set_title
@@ -33,6 +34,9 @@ Target = Callable[[dict[str, Any], list[int]], None]
 #: A request is small: paths and names.
 MAX_REQUEST = 64 << 10
 MAX_DESCRIPTORS = 16
+
+#: Above every descriptor's number: fs.nr_open as kernels have it.
+_ALL = 1 << 20
 
 
 class _Child:
@@ -72,7 +76,11 @@ def main() -> None:
     while True:
         for name, target in targets.items():
             if hasattr(target, "warm") and name not in spares:
-                spares[name] = _fork(target)
+                try:
+                    spares[name] = _fork(target)
+                except OSError as error:
+                    # No process, memory or descriptor to be had just now: the next request may find some, or is told.
+                    print(f"zygote: no child ahead of its time: {error}", file=sys.stderr)  # noqa: T201
         data, ancillary, _flags, _address = control.recvmsg(MAX_REQUEST, socket.CMSG_SPACE(MAX_DESCRIPTORS * 4))
         if not data:
             return
@@ -103,6 +111,8 @@ def _give(data: bytes, fds: list[int], targets: dict[str, Target], spares: dict[
         if spare.hand_over(data, fds):
             return spare
         os.close(spare.pidfd)
+    if name not in targets:
+        raise LookupError(f"no target {name}")
     child = _fork(targets[name])
     if not child.hand_over(data, fds):
         raise OSError("the child died at once")
@@ -124,35 +134,51 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 
 
 def _fork(target: Target) -> _Child:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid_read, pid_write = os.pipe()
-    go_read, go_write = os.pipe()
-    between = os.fork()
-    if between == 0:
-        # Nothing but os._exit leaves this branch.
+    with ExitStack() as undo:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        undo.callback(ours.close)
+        with theirs:
+            pid, pidfd = _fork_twice(target, theirs)
+        undo.pop_all()
+    return _Child(pid, pidfd, ours)
+
+
+def _fork_twice(target: Target, request_socket: socket.socket) -> tuple[int, int]:
+    """Fork the child and return its pid and pidfd; OSError if that is not to be had."""
+    with ExitStack() as ends:
+        pid_read, pid_write = os.pipe()
+        ends.callback(os.close, pid_read)
+        writing = ends.enter_context(ExitStack())
+        writing.callback(os.close, pid_write)
+        go_read, go_write = os.pipe()
+        ends.callback(os.close, go_read)
+        going = ends.enter_context(ExitStack())
+        going.callback(os.close, go_write)
+        between = os.fork()
+        if between == 0:
+            # Nothing but os._exit leaves this branch.
+            try:
+                os.setsid()
+                child = os.fork()
+                if child == 0:
+                    _become(target, request_socket)
+                os.write(pid_write, str(child).encode())
+                os.close(go_write)
+                # Until the pidfd is open: the child, should it end now, stays a zombie of this process.
+                os.read(go_read, 1)
+            except OSError as error:
+                os.write(pid_write, f"-{error.errno}".encode())
+            finally:
+                os._exit(0)
         try:
-            os.setsid()
-            child = os.fork()
-            if child == 0:
-                _become(target, theirs)
-            os.write(pid_write, str(child).encode())
-            os.close(go_write)
-            os.read(go_read, 1)
+            writing.close()
+            answer = int(os.read(pid_read, 32) or b"-0")
+            if answer <= 0:
+                raise OSError(-answer, os.strerror(-answer) if answer else "the intermediate process was killed")
+            return answer, os.pidfd_open(answer)
         finally:
-            os._exit(0)
-    theirs.close()
-    os.close(pid_write)
-    os.close(go_read)
-    try:
-        pid = int(os.read(pid_read, 32) or 0)
-        if not pid:
-            ours.close()
-            raise OSError("the intermediate process could not fork")
-        return _Child(pid, os.pidfd_open(pid), ours)
-    finally:
-        os.close(pid_read)
-        os.close(go_write)
-        os.waitpid(between, 0)
+            going.close()
+            os.waitpid(between, 0)
 
 
 def _become(target: Target, request_socket: socket.socket) -> NoReturn:
@@ -197,7 +223,7 @@ def _clean_descriptors(fds: list[int]) -> list[int]:
         os.dup2(null, number)
     for number, fd in enumerate(lifted, start=3):
         os.dup2(fd, number, inheritable=False)
-    os.closerange(3 + len(lifted), 1 << 20)
+    os.closerange(3 + len(lifted), _ALL)
     return list(range(3, 3 + len(lifted)))
 
 
