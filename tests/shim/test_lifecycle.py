@@ -18,7 +18,7 @@ from wherry.api.runtime.linux.runctypes.runc_pb2 import CreateOptions
 from wherry.api.runtime.runc.v1.options_pb2 import Options
 from wherry.api.types.types_pb2 import Mount
 from wherry.api.wellknown_pb2 import Any as AnyMessage
-from wherry.errors import Error, NotFound
+from wherry.errors import AlreadyExists, Error, InvalidArgument, NotFound
 
 OURS = pytest.mark.parametrize("kind", [Ours, OursV3, OursV1])
 
@@ -243,6 +243,58 @@ async def test_processes_of_a_shared_pid_namespace_end_with_init(lab: Lab) -> No
     assert sleepers() == 0
     await container.delete()
     await container.end_shim()
+
+
+async def test_execs_of_a_shared_pid_namespace_are_told_before_the_delete(lab: Lab) -> None:
+    container = await lab.shim(Ours, "sleep", "1000", own_pids=False)
+    await container.create()
+    await container.start()
+    for number in range(5):
+        await container.exec(f"e{number}", "sleep", "1000")
+        await container.start(f"e{number}")
+    await container.kill(9)
+    await container.wait()
+    await container.delete()
+    await container.end_shim()
+    exits = {event.id for topic, event in lab.sink.events if topic == "/tasks/exit"}
+    assert exits == {container.id, *(f"e{number}" for number in range(5))}
+    assert lab.sink.topics[-1] == "/tasks/delete"
+
+
+@OURS
+async def test_names_of_execs(lab: Lab, kind: type[Shim]) -> None:
+    container = await lab.shim(kind, "sleep", "1000")
+    pid = await container.create()
+    await container.start()
+    # Its pid file is not to be the container's.
+    await container.exec("init", "sh", "-c", "exit 4")
+    await container.start("init")
+    assert (await container.wait("init")).exit_status == 4
+    await container.delete("init")
+    assert (container.bundle / "init.pid").read_text() == str(pid)
+    if container.v1:
+        with pytest.raises(AlreadyExists):
+            await container.exec(container.id, "true")
+        with pytest.raises(InvalidArgument, match=r"^cannot delete init process with DeleteProcess$"):
+            await container.shim.call("delete_process", id=container.id)
+    else:
+        await container.exec(container.id, "sh", "-c", "exit 5")
+        await container.start(container.id)
+        assert (await container.wait(container.id)).exit_status == 5
+    await container.stop()
+    await container.end_shim()
+
+
+async def test_many_at_once(lab: Lab) -> None:
+    first = await lab.shim(Ours, "sleep", "1000")
+    containers = [lab.another(first, "sh", "-c", f"exit {number}") for number in range(24)]
+    results = await asyncio.gather(*(container.run_to_end() for container in containers))
+    assert results == list(range(24))
+    await lab.sink.wait_for("/tasks/delete", 24)
+    for container in containers:
+        own = [topic for topic, event in lab.sink.events if event.container_id == container.id]
+        assert own == ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]
+    await first.end_shim()
 
 
 async def test_no_descriptor_is_lost(lab: Lab) -> None:

@@ -55,6 +55,7 @@ class CreateConfig:
         self.rootfs = rootfs
         self.stdio = stdio
         self.checkpoint = checkpoint
+        #: Known, and of no use: an image names the one that it builds on by a link of its own, which CRIU follows.
         self.parent_checkpoint = parent_checkpoint
         self.options = runtime_options
 
