@@ -36,8 +36,7 @@ def sides(containerd: Containerd, subject: Daemon, tmp_path: Path) -> Iterator[t
     try:
         yield Side(containerd, first), Side(subject, second)
     finally:
-        for directory in (first, second):
-            leaks.unmount(directory)  # of a flow that failed between mounting and unmounting
+        leaks.unmount(tmp_path)  # of a flow that failed between mounting and unmounting
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -120,6 +120,7 @@ def test_errors(side: Side, busybox_archive: Path) -> None:
     side.ctr("containers", "rm", "absent", "other")
     side.ctr("containers", "create", "--label", "big=" + "x" * 4096, BUSYBOX, side.id("box"))
     side.ctr("containers", "ls")
+    side.collect()
     side.ctr("snapshots", "ls")
 
 

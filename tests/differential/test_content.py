@@ -88,6 +88,7 @@ def test_label(side: Side) -> None:
 @differential
 def test_remove(side: Side) -> None:
     side.quietly("content", "ingest", "ref", input=b"hello\n")
+    side.quietly("content", "label", HELLO, "containerd.io/gc.root=1")
     side.ctr("content", "rm", HELLO)
     side.ctr("content", "ls")
     side.ctr("content", "rm", HELLO)

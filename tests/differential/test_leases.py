@@ -57,6 +57,5 @@ def test_an_expired_lease_is_collected(side: Side) -> None:
 
 
 def _collected(side: Side) -> bool:
-    side.quietly("leases", "create", "--id", "trigger")
-    side.quietly("leases", "rm", "--sync", "trigger")
+    side.collect()
     return "short" not in side.quietly("leases", "ls", "-q").text

@@ -21,8 +21,7 @@ both_runtimes = pytest.mark.parametrize("runtime", [V2, V1], ids=["v2", "v1"])
 
 def gone(side: Side) -> None:
     """Write down that nothing is left of a `run --rm`, once what nothing holds is collected."""
-    side.quietly("leases", "create", "--id", "collect")
-    side.quietly("leases", "rm", "--sync", "collect")
+    side.collect()
     side.ctr("tasks", "ls")
     side.ctr("containers", "ls")
     side.ctr("snapshots", "ls")

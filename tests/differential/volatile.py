@@ -79,7 +79,9 @@ VOLATILE = [
     ),
     Volatile("", r"\bcontainerd-mount\d+", "containerd-mount<#>", "A temporary directory's random name."),
     Volatile("", r"(?<=/run/containerd/fifo/)\d+", "<#>", "ctr makes its FIFOs in a directory with a random name."),
-    Volatile("", r"\bextract-\d+-[-\w]{4}\b", "extract-<#>", "The key of an unpack: nanoseconds and random letters."),
+    Volatile(
+        "", r"\bextract-\d+-[-\w]{4}(?![-\w])", "extract-<#>", "The key of an unpack: nanoseconds and random letters."
+    ),
     Volatile(
         "^tasks ls",
         r"(?s)(?<=STATUS    \n).*|\A(?!TASK).*",
@@ -88,10 +90,11 @@ VOLATILE = [
     ),
     Volatile(
         "^tasks ls",
-        r" +(PID|\d+) +(?=STATUS|RUNNING|STOPPED|CREATED|PAUSED)",
+        r" +\d+ +(?=RUNNING|STOPPED|CREATED|PAUSED)",
         "  <pid #>  ",
-        "The kernel numbers processes, and the column is as wide as the number is long; which is whose is compared.",
+        "The kernel numbers processes; which is whose is compared.",
     ),
+    Volatile("^tasks ls", r" +PID +(?=STATUS)", "  PID  ", "The column is as wide as the longest number."),
     Volatile("^events", r'(?<="pid":)\d+', "<pid #>", "As above."),
     Volatile(
         "^events of runtime v1",
@@ -105,7 +108,8 @@ VOLATILE = [
         lambda match: "".join(sorted(match[0].splitlines(keepends=True), key=lambda line: line.split(maxsplit=1)[1:])),
         "The order is that of the process ids, which begin anew at some point.",
     ),
-    Volatile("^tasks ps", r"^\d+ +|(?<=^PID) +(?=INFO)", "<pid #>  ", "As above."),
+    Volatile("^tasks ps", r"^\d+ +", "<pid #>  ", "As above."),
+    Volatile("^tasks ps", r"^PID +(?=INFO)", "PID  ", "As above."),
     Volatile(
         "^tasks metrics",
         r"^(ID +TIMESTAMP|\S+ +(?=<time>)|METRIC +VALUE| *(memory|cpuacct|pids)\.\S+ +(?=\S)).*$",

@@ -60,7 +60,7 @@ async def test_checkpoint_and_restore(lab: Lab) -> None:
 
 async def test_before_the_restore(lab: Lab) -> None:
     container = await lab.shim(Ours, "true")
-    assert await container.create(checkpoint="/nowhere") == 0
+    assert await container.create(checkpoint=f"{lab.directory}/nowhere") == 0
     state = await container.state()
     assert (state.status, state.pid) == (1, 0)
     for call, text in (

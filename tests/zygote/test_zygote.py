@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import select
@@ -25,16 +26,21 @@ TARGETS = tuple(f"tests.zygote.targets:{name}" for name in ("report", "lasting",
 REPORT, LASTING, FAILING, ENDING, WARMED = TARGETS
 
 
+#: Signals 32 and 33 are glibc's own: no program can set them, so they stay as whoever started the tests left them.
+SETTABLE = ~(1 << 31 | 1 << 32)
+
+
 @pytest.fixture
 async def zygote(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Zygote]:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    gc.collect()  # what other tests dropped
     before = set(os.listdir("/proc/self/fd"))
     made = await Zygote.start(TARGETS)
     pid = made.pid
     yield made
     await made.close()
     assert not alive(pid)
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 async def gone(pid: int) -> None:
@@ -71,7 +77,7 @@ async def test_a_child_is_clean(zygote: Zygote) -> None:
     assert words["session"] not in (os.getsid(0), os.getsid(zygote.pid))
     assert words["group"] == words["session"]
     assert words["umask"] == 0o022
-    assert int(words["ignored"], 16) == int(words["caught"], 16) == int(words["blocked"], 16) == 0
+    assert {int(words[mask], 16) & SETTABLE for mask in ("ignored", "caught", "blocked")} == {0}
     assert words["threads"] == "1"
     assert words["modules"] == []
     assert words["dies_with_parent"] == 0

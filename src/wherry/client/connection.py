@@ -7,6 +7,7 @@ import os
 from wherry.api.services.version.v1 import version_pb2
 from wherry.api.wellknown_pb2 import Empty
 from wherry.errors import Unavailable, Unimplemented
+from wherry.rpc import socket_path
 from wherry.rpc.blocking_channel import BlockingTtrpcChannel
 from wherry.rpc.channel import Stub
 
@@ -51,7 +52,9 @@ def find_namespace(flag: str | None, environment: Mapping[str, str]) -> str:
 
 
 def connect(address: str) -> BlockingChannel:
-    """Connect to the daemon at a socket. Unavailable, saying what to do, if there is none."""
+    """Connect to the daemon at a socket. Unavailable, saying what to do, if there is none; InvalidArgument for a path
+    that is too long for one."""
+    socket_path.check(address)
     if os.path.exists(address + ".ttrpc"):
         try:
             channel = BlockingTtrpcChannel.connect(address + ".ttrpc", _TIMEOUT)

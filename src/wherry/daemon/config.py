@@ -9,13 +9,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from wherry.errors import InvalidArgument
+from wherry.rpc import socket_path
 
 DEFAULT_FILE = "/etc/wherry/config.toml"
 LOG_LEVELS = ("debug", "info", "warn", "error")
 LOG_FORMATS = ("text", "json")
-
-#: sun_path of sockaddr_un holds 108 bytes, the closing zero among them; unix(7).
-MAX_SOCKET_PATH = 107
 
 
 @dataclass(frozen=True)
@@ -72,12 +70,7 @@ def load(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> Con
     config = Config(**values, runtimes=runtimes)
     if config.root == config.state:
         raise InvalidArgument(f"root and state are both {config.root}: they must be different directories")
-    length = len(os.fsencode(config.ttrpc_address))
-    if length > MAX_SOCKET_PATH:
-        raise InvalidArgument(
-            f"the socket path {config.ttrpc_address} has {length} bytes, and the kernel takes {MAX_SOCKET_PATH}: "
-            "choose a shorter --address"
-        )
+    socket_path.check(config.ttrpc_address)
     return config
 
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: What the C library says where the server reset the stream with no status. A call that we cancel ends otherwise.
+_RESET = "CANCELLED"
+
 _OPTIONS = [
     *OPTIONS,
     # Go's servers put long texts into the header that ends a call; the C library's own limit is 8 KiB.
@@ -35,6 +38,8 @@ _OPTIONS = [
 
 
 def _error(error: grpc.aio.AioRpcError) -> Error:
+    if error.code() is grpc.StatusCode.CANCELLED and error.details() == _RESET:
+        return Unavailable("grpc: the server ended the call without an answer, as one that stops does")
     return from_status(error.code().value[0], error.details() or "")
 
 

@@ -3,6 +3,9 @@
 A write is a function of a connection. The writer thread runs every write that is waiting in one transaction, each under
 a savepoint of its own, and commits (fsync included) once; only then do the callers go on. So a write that has returned
 has lasted, and a hundred concurrent ones cost one fsync.
+
+What is to be deleted from a full disk must be deleted from the metadata first, which takes room itself. So the writer
+keeps some: free pages in the database, and a write-ahead log that has been as long as it may get before a checkpoint.
 """
 
 from __future__ import annotations
@@ -21,8 +24,10 @@ from wherry.store.schema import MIGRATIONS
 T = TypeVar("T")
 _Waiting = tuple[Callable[[sqlite3.Connection], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
 
-#: Pages of the write-ahead log after which the writer checkpoints it, when nothing is waiting.
-_CHECKPOINT_PAGES = 1000
+#: Pages of 4096 bytes in the write-ahead log after which a commit checkpoints it.
+_CHECKPOINT_PAGES = 256
+#: Pages of room that are kept for a full disk: the log's, and those of one more batch of writes.
+_RESERVED_PAGES = _CHECKPOINT_PAGES + 64
 
 
 class Database:
@@ -37,7 +42,11 @@ class Database:
         #: Writes asked for so far.
         self.writes = 0
         self._reader = self._connect()
-        self._migrate()
+        try:
+            self._migrate()
+        except BaseException:
+            self._reader.close()  # and with it the transaction of a migration that failed
+            raise
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_forever, name="database-writer", daemon=True)
         self._thread.start()
@@ -49,7 +58,7 @@ class Database:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA busy_timeout=10000")
-        connection.execute("PRAGMA wal_autocheckpoint=0")
+        connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
         return connection
 
     def _migrate(self) -> None:
@@ -86,6 +95,7 @@ class Database:
 
     def _write_forever(self) -> None:
         connection = self._connect()
+        _reserve(connection)
         stopping = False
         while not stopping:
             batch = [self._waiting.get()]
@@ -93,8 +103,8 @@ class Database:
                 batch.append(self._waiting.get())
             stopping = None in batch
             self._commit_batch(connection, [waiting for waiting in batch if waiting is not None])
-            if self._waiting.empty():
-                self._checkpoint(connection)
+            if self._waiting.empty() and _free_pages(connection) < _RESERVED_PAGES // 2:
+                _reserve(connection)
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.close()
 
@@ -124,10 +134,21 @@ class Database:
             except RuntimeError:
                 pass  # the loop was closed: nobody waits any more
 
-    def _checkpoint(self, connection: sqlite3.Connection) -> None:
-        wal = Path(self.path + "-wal")
-        if wal.exists() and wal.stat().st_size > _CHECKPOINT_PAGES * 4096:
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+def _free_pages(connection: sqlite3.Connection) -> int:
+    (count,) = connection.execute("PRAGMA freelist_count").fetchone()
+    return int(count)
+
+
+def _reserve(connection: sqlite3.Connection) -> None:
+    """Make both files large enough to go on with for a while, without a byte more from the file system."""
+    try:
+        connection.execute("DROP TABLE IF EXISTS reserve")
+        # In two transactions: pages that are freed by the one that took them are never written.
+        connection.execute(f"CREATE TABLE reserve AS SELECT zeroblob({_RESERVED_PAGES * 4096}) AS room")
+        connection.execute("DROP TABLE reserve")
+    except sqlite3.OperationalError:
+        pass  # there is no room now: the next write that needs it says so
 
 
 def _finish(results: list[tuple[_Waiting, Any, BaseException | None]]) -> None:
