@@ -130,3 +130,20 @@ def busybox_rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("archives") / "rootfs.tar"
     path.write_bytes(archives.rootfs_tar())
     return path
+
+
+@pytest.fixture(scope="session")
+def crun(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Debian's crun. It refuses a host that has cgroups of both versions: then it does not see those of the second."""
+    if shutil.which("crun") is None:
+        pytest.skip("needs crun")
+    if not Path("/sys/fs/cgroup/unified").exists():
+        return "crun"
+    script = tmp_path_factory.mktemp("crun") / "crun"
+    script.write_text(
+        """#!/bin/sh
+exec unshare --mount --propagation slave sh -c 'umount /sys/fs/cgroup/unified && exec crun "$@"' crun "$@"
+"""
+    )
+    script.chmod(0o755)
+    return str(script)

@@ -42,7 +42,7 @@ def test_sweep_leaves_nothing(containerd: Containerd, busybox_archive: Path) -> 
 
 def test_a_leftover_process_is_found(containerd: Containerd) -> None:
     namespace = containerd.namespace()
-    with subprocess.Popen(["sh", "-c", f"sleep 1000; : {namespace}"]) as process:
+    with subprocess.Popen(["sh", "-c", f"read line; : {namespace}"], stdin=subprocess.PIPE) as process:
         try:
             assert any(str(process.pid) in line for line in leaks.of_namespaces(containerd, containerd.names))
         finally:

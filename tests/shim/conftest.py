@@ -34,20 +34,3 @@ async def lab(shim_rootfs: Path) -> AsyncIterator[Lab]:
 @pytest.fixture
 def runc() -> str:
     return "runc"
-
-
-@pytest.fixture(scope="session")
-def crun(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Debian's crun. It refuses a host that has cgroups of both versions: then it does not see those of the second."""
-    if shutil.which("crun") is None:
-        pytest.skip("needs crun")
-    if not Path("/sys/fs/cgroup/unified").exists():
-        return "crun"
-    script = tmp_path_factory.mktemp("crun") / "crun"
-    script.write_text(
-        """#!/bin/sh
-exec unshare --mount --propagation slave sh -c 'umount /sys/fs/cgroup/unified && exec crun "$@"' crun "$@"
-"""
-    )
-    script.chmod(0o755)
-    return str(script)

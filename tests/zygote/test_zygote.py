@@ -269,7 +269,7 @@ async def test_no_descriptor_stays_in_the_zygote(zygote: Zygote) -> None:
         await report(zygote, WARMED)
         await ended(await zygote.fork(FAILING, {}))
     await report(zygote)
-    assert held() == before
+    await eventually(lambda: held() <= before)  # what the last fork was asked with goes after its answer
 
 
 async def test_a_refused_fork_is_told_and_the_zygote_lives_on(zygote: Zygote) -> None:

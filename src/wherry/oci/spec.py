@@ -190,20 +190,22 @@ def held_capabilities() -> list[str]:
 def change_capabilities(spec: Spec, add: Sequence[str], drop: Sequence[str]) -> None:
     """Add and take away capabilities; the prefix CAP_ and capital letters may be left out, ALL means every one.
 
-    InvalidArgument for a name that there is not.
+    As in Docker, what is named beside an ALL of the other list is an exception to it. InvalidArgument for a name that
+    there is not.
     """
+    added = {capability(name) for name in add if not _is_all(name)}
+    dropped = {capability(name) for name in drop if not _is_all(name)}
+    if any(map(_is_all, add)):
+        added.update(held_capabilities())
     capabilities = spec["process"]["capabilities"]
-    for names, adding in ((add, True), (drop, False)):
-        for name in names:
-            chosen = CAPABILITIES if name.upper() == "ALL" else [capability(name)]
-            if name.upper() == "ALL" and adding:
-                chosen = held_capabilities()
-            for each in _SETS:
-                have = capabilities.setdefault(each, [])
-                if adding:
-                    have.extend(one for one in chosen if one not in have)
-                else:
-                    have[:] = [one for one in have if one not in chosen]
+    for each in _SETS:
+        have = [] if any(map(_is_all, drop)) else capabilities.get(each, [])
+        wanted = added.union(have) - dropped
+        capabilities[each] = [one for one in CAPABILITIES if one in wanted]
+
+
+def _is_all(name: str) -> bool:
+    return name.upper() == "ALL"
 
 
 def capability(name: str) -> str:
