@@ -5,7 +5,7 @@
 (b) a warm client: snapshot, container, task create, start, exit, delete, removal, over gRPC to both, and over ttrpc to
     wherryd;
 (c) a shim started by exec for containerd: `ctr run --rm` with containerd's own and with ours;
-(d) memory at rest: Pss of wherryd and its zygote (and the shim it keeps ready), and of containerd.
+(d) memory at rest: Pss of wherryd and its zygote, then with the shim that is kept ready, and of containerd.
 
 Medians in milliseconds and their ratios, as a table in Markdown.
 """
@@ -133,10 +133,14 @@ def pss(pid: int) -> int:
     return total
 
 
-def family(pid: int) -> set[int]:
-    """Return a process and its session's others: the zygote, and what it keeps ready, whose command line says so."""
-    children = {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if child.isdigit()}
-    spares = set()
+def zygote(pid: int) -> set[int]:
+    """Return a daemon's children: its zygote."""
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if child.isdigit()}
+
+
+def spares(pid: int) -> set[int]:
+    """Return the shims that wait for their containers: no children of the daemon, with its zygote's title and place."""
+    found = set()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -146,10 +150,10 @@ def family(pid: int) -> set[int]:
         except (OSError, IndexError):
             continue
         if title.startswith(b"wherry-zygote") and any(
-            mapped == Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[45:47] for child in children
+            mapped == Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[45:47] for child in zygote(pid)
         ):
-            spares.add(int(entry.name))
-    return {pid, *children, *spares}
+            found.add(int(entry.name))
+    return found - zygote(pid)
 
 
 def row(what: str, ours: float, theirs: float, unit: str = "ms") -> str:
@@ -171,7 +175,8 @@ def main() -> None:
             daemon([str(BIN / "wherryd"), "--root", f"{place}/r", "--state", f"{place}/s"], ours)
         )
         time.sleep(1)
-        at_rest = sum(map(pss, family(wherryd))) / 1024, pss(containerd) / 1024
+        at_rest = sum(map(pss, {wherryd, *zygote(wherryd)})) / 1024, pss(containerd) / 1024
+        waiting = sum(map(pss, spares(wherryd))) / 1024
         archive = busybox_archive(place)
         wherry = [str(BIN / "wherry"), "-n", namespace + "w", "-a", ours]
         for command in (
@@ -196,7 +201,8 @@ def main() -> None:
     print(row("(b) warm client, whole lifecycle, gRPC", loops["wherryd, gRPC"], loops["containerd, gRPC"]))
     print(row("(b) the same, ours over ttrpc", loops["wherryd, ttrpc"], loops["containerd, gRPC"]))
     print(row("(c) `ctr run --rm` on containerd, our shim and its own", lines["our shim"], lines["ctr"]))
-    print(row("(d) memory at rest (Pss)", *at_rest, unit="MiB"))
+    print(row("(d) memory at rest (Pss), wherryd and its zygote", *at_rest, unit="MiB"))
+    print(row("(d) with the shim that waits for the next container", at_rest[0] + waiting, at_rest[1], unit="MiB"))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import os
 import struct
 import subprocess
+import sys
+import sysconfig
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -312,6 +315,23 @@ async def test_damaged_layers_are_refused(tmp_path: Path, layer: bytes, words: s
     assert words in caught.value.message
     if "layer entry" not in words:
         assert isinstance(caught.value, InvalidArgument)
+
+
+@pytest.mark.parametrize(
+    "layer", [LAYER, gzip.compress(archive(RICH)), zstandard.compress(LAYER)[:-500], b"no archive"]
+)
+async def test_no_module_comes_from_the_layers(tmp_path: Path, layer: bytes) -> None:
+    """An image with a Python of its own, where ours is: nothing of it may run here, whatever else goes wrong."""
+    target = tmp_path / "target"
+    told = target / "imported"
+    for directory in {os.path.dirname(os.__file__), sysconfig.get_path("purelib"), *filter(os.path.isdir, sys.path)}:
+        place = target / directory.lstrip("/")
+        place.mkdir(parents=True, exist_ok=True)
+        for name in sys.stdlib_module_names:
+            (place / f"{name}.py").write_text(f"open('/imported', 'a').write('{name} ')")
+    with contextlib.suppress(Error):
+        await apply(layer, [bind(target)], tmp_path)
+    assert not told.exists(), told.read_text()
 
 
 async def test_several_members_and_frames_are_one_stream(tmp_path: Path) -> None:

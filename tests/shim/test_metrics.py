@@ -13,7 +13,7 @@ from wherry.errors import NotFound
 from wherry.shim import metrics
 
 #: What goes on counting between one reading and the next, on a machine that does other things as well.
-_MOVING = ("cpu.usage", "memory.usage.usage", "memory.kernel.usage")
+_MOVING = ("cpu.usage", "memory.usage.usage", "memory.kernel.usage", "memory.swap.usage")
 
 
 def _flat(message: Any, prefix: str = "") -> dict[str, Any]:

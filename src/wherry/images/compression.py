@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import queue
 import threading
@@ -14,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import zstandard
 
 from wherry.images.tar import ArchiveError
+from wherry.oci import digest as digests
 
 GZIP = "gzip"
 ZSTD = "zstd"
@@ -74,8 +74,8 @@ class DecompressedLayer:
         self._thread.join()
 
     def _produce(self, fd: int, compressed: bool) -> None:
-        hasher = hashlib.sha256()
         try:
+            hasher = digests.hasher()
             for piece in _decompressed(fd, compressed):
                 if self._stopped:
                     return
@@ -182,8 +182,8 @@ class CompressedLayer:
         self.size = 0
         self.uncompressed = ""
         self._fd = fd
-        self._plain = hashlib.sha256()
-        self._output = hashlib.sha256()
+        self._plain = digests.hasher()
+        self._output = digests.hasher()
         self._pending = bytearray()
         processors = len(os.sched_getaffinity(0))
         self._encoder: _Encoder

@@ -24,6 +24,7 @@ from wherry.images.tar import Reader, Stream
 from wherry.linux import mount, tree
 from wherry.linux.libc import check, libc
 from wherry.linux.mount import Mount
+from wherry.oci import digest as digests
 
 _PATH = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -73,8 +74,7 @@ def _apply(arguments: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     mounts = _mounts(arguments["mounts"])
     root, overlay = _target(mounts, arguments["mount_point"])
     directory = os.open(root, _DIRECTORY)
-    os.chroot(root)
-    os.chdir("/")
+    _enter(root)
     layer = DecompressedLayer(fds[0], compressed=arguments["compressed"])
     try:
         stream = Stream(layer)
@@ -86,6 +86,14 @@ def _apply(arguments: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     if arguments["sync"]:
         check(libc.syncfs(directory))
     return {"digest": layer.digest, "size": layer.size}
+
+
+def _enter(root: str) -> None:
+    """Make a layer's directory the root of this process, which imports nothing from here on: it would be the layer's."""
+    digests.hasher()  # which imports what it needs the first time
+    sys.meta_path.clear()
+    os.chroot(root)
+    os.chdir("/")
 
 
 def _target(mounts: list[Mount], mount_point: str) -> tuple[str, Overlay | None]:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from wherry.errors import InvalidArgument
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hashlib import _Hash
+    from typing import IO
+
 #: Of no bytes at all.
 EMPTY = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
@@ -13,11 +18,25 @@ _HEXADECIMAL = frozenset("0123456789abcdef")
 _ALGORITHM = frozenset("abcdefghijklmnopqrstuvwxyz0123456789+._-")
 
 
-def of(data: bytes) -> str:
-    """Return the sha256 digest of bytes."""
+def hasher() -> _Hash:
+    """Return a new sha256 of nothing yet. The first one loads OpenSSL, which processes at rest do without (5 MB)."""
     import hashlib
 
-    return "sha256:" + hashlib.sha256(data).hexdigest()
+    return hashlib.sha256()
+
+
+def of(data: bytes) -> str:
+    """Return the sha256 digest of bytes."""
+    made = hasher()
+    made.update(data)
+    return f"sha256:{made.hexdigest()}"
+
+
+def of_file(file: IO[bytes]) -> str:
+    """Return the sha256 digest of what is left of a file."""
+    import hashlib
+
+    return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"  # type: ignore[arg-type]
 
 
 def validate(digest: str) -> None:

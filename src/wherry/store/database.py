@@ -147,6 +147,7 @@ def _reserve(connection: sqlite3.Connection) -> None:
         # In two transactions: pages that are freed by the one that took them are never written.
         connection.execute(f"CREATE TABLE reserve AS SELECT zeroblob({_RESERVED_PAGES * 4096}) AS room")
         connection.execute("DROP TABLE reserve")
+        connection.execute("PRAGMA shrink_memory")  # the cache holds it all
     except sqlite3.OperationalError:
         pass  # there is no room now: the next write that needs it says so
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import hashlib
 import os
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from wherry.errors import ResourceExhausted
+from wherry.oci import digest as digests
 from wherry.store.blobs import BlobFiles, copy_data
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ class IngestData:
         self._files = files
         self._ingest = ingest
         self._fd = -1
-        self._hasher = hashlib.sha256()
+        self._hasher = digests.hasher()
         self._adopted = ""
         self.shared = shared
         self.offset = size if shared else 0
@@ -80,7 +80,7 @@ class IngestData:
             self._fd = self._files.open_ingest(self._ingest)
             self.shared = ""
         await in_thread(lambda: os.ftruncate(self._fd, 0))
-        self._hasher = hashlib.sha256()
+        self._hasher = digests.hasher()
         self._adopted = ""
         self.offset = 0
 
@@ -121,7 +121,7 @@ class IngestData:
         self.offset = at
 
     def _rehash(self) -> None:
-        self._hasher = hashlib.sha256()
+        self._hasher = digests.hasher()
         self._adopted = ""
         at = 0
         while piece := os.pread(self._fd, _PIECE, at):

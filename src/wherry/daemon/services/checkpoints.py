@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import tarfile
 import tempfile
@@ -11,6 +10,7 @@ import tempfile
 from wherry.api.types.types_pb2 import Descriptor
 from wherry.daemon.services.tasks import CHECKPOINT
 from wherry.errors import AlreadyExists, InvalidArgument
+from wherry.oci import digest as digests
 from wherry.store.content import ContentStore
 
 _PIECE = 1 << 20
@@ -38,7 +38,7 @@ class CheckpointArchives:
 
     async def write_bytes(self, namespace: str, lease: str, data: bytes, media_type: str) -> Descriptor:
         """Store some bytes as a blob."""
-        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        digest = digests.of(data)
         with tempfile.TemporaryFile() as file:
             file.write(data)
             file.flush()
@@ -64,7 +64,7 @@ class CheckpointArchives:
 def _digest(fd: int) -> str:
     with os.fdopen(os.dup(fd), "rb") as file:
         file.seek(0)
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        return digests.of_file(file)
 
 
 def _pack(directory: str, fd: int) -> None:
