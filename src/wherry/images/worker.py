@@ -89,7 +89,7 @@ def _apply(arguments: dict[str, Any], fds: list[int]) -> dict[str, Any]:
 
 
 def _enter(root: str) -> None:
-    """Make a layer's directory the root of this process, which imports nothing from here on: it would be the layer's."""
+    """Make a layer's directory our root. From here on nothing is imported: it would be the layer's."""
     digests.hasher()  # which imports what it needs the first time
     sys.meta_path.clear()
     os.chroot(root)
