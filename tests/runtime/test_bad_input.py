@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -263,16 +262,6 @@ def test_a_socket_path_that_is_too_long(tmp_path: Path) -> None:
     assert failed.code != 0 and "107" in failed.error_text and "Traceback" not in failed.error_text
     assert not (tmp_path / "root").exists() and not long.exists()
     one_line(run([COMMANDS / "wherry", "--address", long, "image", "ls"]), 1, "107")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 6 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], check=True)
-    yield disk
-    subprocess.run(["umount", disk], check=True)
 
 
 @pytest.mark.parametrize("full", ["content", "snapshot"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,15 +112,6 @@ async def test_a_migration_that_fails(tmp_path: Path, monkeypatch: pytest.Monkey
     database = Database(tmp_path / "meta.db")
     assert database.read("SELECT name FROM sqlite_master WHERE name IN ('half', 'reserve')") == []
     database.close()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], check=True)
-    yield disk
-    subprocess.run(["umount", disk], check=True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
