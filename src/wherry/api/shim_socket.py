@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 
 #: containerd's own, whatever a daemon's state directory is.
 FOLDER = "/run/containerd/s"
+
+#: Annotations whose value names the shim that several containers share, the first that is there.
+_GROUPS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
 
 
 def path_for(daemon_address: str, namespace: str, id: str) -> str:
@@ -15,6 +19,29 @@ def path_for(daemon_address: str, namespace: str, id: str) -> str:
 
     name = os.path.normpath(os.path.join(daemon_address, namespace, id))
     return f"{FOLDER}/{hashlib.sha256(name.encode()).hexdigest()}"
+
+
+def group_of(bundle: str, id: str) -> str:
+    """Return the group of a bundle's container: its own id unless an annotation says otherwise."""
+    try:
+        with open(os.path.join(bundle, "config.json"), "rb") as file:
+            annotations = json.load(file).get("annotations") or {}
+    except (FileNotFoundError, ValueError, AttributeError):
+        return id  # what is wrong with a specification is the OCI runtime's to say
+    for name in _GROUPS:
+        if annotations.get(name):
+            return str(annotations[name])
+    return id
+
+
+def answers(path: str) -> bool:
+    """Tell whether somebody listens on a socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
 
 
 def listen(path: str) -> socket.socket:

@@ -12,7 +12,7 @@ import sys
 from wherry.api import shim_socket
 from wherry.linux import process
 from wherry.linux.cgroup import join
-from wherry.shim import bootstrap, group
+from wherry.shim import bootstrap
 
 NAME = "containerd-shim-wherry-v2"
 
@@ -28,9 +28,9 @@ def start(flags: Flags) -> str:
     told = bootstrap.read(_standard_input(), flags["id"], "MAX_SHIM_VERSION" in os.environ)
     bundle = os.getcwd()
     daemon = flags["address"]
-    path = shim_socket.path_for(daemon, flags["namespace"], group.group_of(bundle, flags["id"]))
+    path = shim_socket.path_for(daemon, flags["namespace"], shim_socket.group_of(bundle, flags["id"]))
     unix = f"unix://{path}"
-    if not group.answers(path):
+    if not shim_socket.answers(path):
         sock = shim_socket.listen(path)
         pid = os.fork()
         if pid == 0:

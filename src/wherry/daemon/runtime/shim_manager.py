@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any
@@ -26,7 +27,7 @@ from wherry.daemon.runtime.bundle import Bundle
 from wherry.daemon.runtime.log import ShimLog
 from wherry.daemon.runtime.shims import ShimProcess, Starter, shim_binary
 from wherry.daemon.runtime.task import CreateRequest, ExitStatus, ShimClient, V1Client, V2Client, wrap_create_error
-from wherry.errors import AlreadyExists, Error, NotFound, Unavailable
+from wherry.errors import AlreadyExists, DeadlineExceeded, Error, NotFound, Unavailable
 from wherry.linux import mount
 from wherry.rpc.ttrpc_channel import TtrpcChannel
 from wherry.zygote.client import Zygote
@@ -55,8 +56,7 @@ class Task:
         self.deleting = False
 
     def close(self) -> None:
-        """Close what the daemon holds of a shim that has ended."""
-        _remove_socket(self.shim)
+        """Close what the daemon holds of the shim."""
         self.shim.close()
         if self.log is not None:
             self.log.close()
@@ -88,6 +88,8 @@ class ShimManager:
         self._exchange = exchange
         self._tasks: dict[tuple[str, str], Task] = {}
         self._making: set[tuple[str, str]] = set()
+        #: How many tasks each shim has, by its socket: those of a pod share one.
+        self._sharing: Counter[str] = Counter()
         self._group: asyncio.TaskGroup
 
     async def run(self, ready: asyncio.Event) -> None:
@@ -179,6 +181,7 @@ class ShimManager:
             except BaseException:
                 await channel.close()
                 raise
+        self._sharing[shim.path] += 1
         return task
 
     def _register(self, task: Task) -> None:
@@ -187,11 +190,26 @@ class ShimManager:
 
     async def _end_shim(self, task: Task) -> None:
         """Undo the start of a shim that could not create its container."""
+        if task.v1:
+            task.shim.kill()
+        if task.v1 or not await self._shut_down(task):
+            # It may hold half a container, and will not say.
+            await _delete_container(task.bundle)
+            mount.unmount_all(task.bundle.rootfs, mount.MNT_DETACH)
+        await self._forget(task)
+
+    async def _shut_down(self, task: Task) -> bool:
+        """Ask a shim to end, which one that has other containers does not do; False if it had to be killed."""
         try:
             await task.client.shutdown(task.id)
+        except DeadlineExceeded:
+            if self._sharing[task.shim.path] > 1:
+                return True  # it is the others' as well
+            task.shim.kill()
+            return False
         except Error:
-            pass  # it may have ended on its own
-        await self._forget(task)
+            pass  # it may have ended on its own, and its answer may be lost as it ends
+        return True
 
     # -- delete -----------------------------------------------------------------------------------------------------
 
@@ -202,10 +220,7 @@ class ShimManager:
     async def _delete(self, task: Task) -> ExitStatus:
         exit_status = await task.client.delete(task.id, "")
         task.deleting = True
-        try:
-            await task.client.shutdown(task.id)
-        except Error:
-            pass  # its answer may be lost as it ends
+        await self._shut_down(task)
         self._tasks.pop((task.namespace, task.id), None)
         await self._forget(task)
         if task.v1:
@@ -221,15 +236,26 @@ class ShimManager:
     async def _forget(self, task: Task) -> None:
         """End what is left of a shim whose container is gone, and remove the bundle."""
         await task.channel.close()
+        last = self._release(task.shim)
         if task.v1:
             task.shim.kill()
-        elif not task.shim.own:
+        elif last and not task.shim.own:
             try:
                 await self._starter.delete(task.shim.binary, task.bundle)
             except (Error, OSError) as error:
                 log.warning("shim delete of %s: %s", task.id, error)
+        if last:
+            _remove_socket(task.shim)
         task.close()
         task.bundle.delete()
+
+    def _release(self, shim: ShimProcess) -> bool:
+        """Count a task less for a shim; True if it was the last."""
+        self._sharing[shim.path] -= 1
+        if self._sharing[shim.path] > 0:
+            return False
+        del self._sharing[shim.path]
+        return True
 
     # -- a dead shim ------------------------------------------------------------------------------------------------
 
@@ -241,6 +267,7 @@ class ShimManager:
         if self._tasks.pop((task.namespace, task.id), None) is None:
             return
         log.warning("cleaning up after killed shim", extra={"id": task.id, "namespace": task.namespace})
+        self._release(task.shim)
         if task.log is not None:
             task.log.close()
         await self._clean_up(task.bundle, task.shim)

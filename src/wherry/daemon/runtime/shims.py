@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
+from weakref import WeakValueDictionary
 
 from wherry import identifiers
 from wherry.api import shim_socket
@@ -30,6 +31,10 @@ log = logging.getLogger(__name__)
 _OWN = frozenset({"io.containerd.runc.v2", "io.containerd.wherry.v2", bundles.V1})
 
 OWN_BINARY = "containerd-shim-wherry-v2"
+
+#: Of the Task service that our own forked shims are spoken to with.
+_VERSION = 3
+
 FORKED = "wherry.shim.forked:main"
 PROGRAM = "wherry.zygote.program:main"
 
@@ -120,19 +125,20 @@ class Starter:
         self._address = address
         self._ttrpc_address = ttrpc_address
         self._debug = debug
+        #: Held while the shim of a socket is started.
+        self._starting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def start(self, binary: str, bundle: Bundle, shim_cgroup: str, log_fd: int) -> ShimProcess:
         """Start a shim for a bundle. Its log goes to `log_fd` (v2) or to FIFOs of its own (v1)."""
         if bundle.runtime == bundles.V1:
             shim = await self._start_v1(binary, bundle)
-        elif os.path.basename(binary) == OWN_BINARY and binary == own_binary():
-            shim = await self._fork(binary, bundle, log_fd, version=3)
+        elif binary == own_binary():
+            shim = await self._fork_or_join(binary, bundle, log_fd)
         else:
             shim = await self._start_v2(binary, bundle)
         with ExitStack() as undo:
             undo.callback(shim.close)
             undo.callback(shim.kill)
-            bundle.record_shim(shim.address, shim.version, shim.binary)
             if shim.pid:
                 self._place(shim, shim_cgroup)
             undo.pop_all()
@@ -155,8 +161,18 @@ class Starter:
             # As containerd: the container runs, only the order of dying is not the best.
             log.warning("oom_score_adj of shim %d: %s", shim.pid, error)
 
-    async def _fork(self, binary: str, bundle: Bundle, log_fd: int, *, version: int) -> ShimProcess:
-        path = shim_socket.path_for(self._address, bundle.namespace, bundle.id)
+    async def _fork_or_join(self, binary: str, bundle: Bundle, log_fd: int) -> ShimProcess:
+        """Fork a shim of our own, unless the container belongs to a group that has one: then it is that one."""
+        group = shim_socket.group_of(bundle.path, bundle.id)
+        path = shim_socket.path_for(self._address, bundle.namespace, group)
+        # Containers of one pod may be created at the same time.
+        async with self._starting.setdefault(path, asyncio.Lock()):
+            if group != bundle.id and shim_socket.answers(path):
+                bundle.record_shim(f"unix://{path}", _VERSION, binary)
+                return ShimProcess(f"unix://{path}", _VERSION, binary)
+            return await self._fork(binary, bundle, path, log_fd, version=_VERSION)
+
+    async def _fork(self, binary: str, bundle: Bundle, path: str, log_fd: int, *, version: int) -> ShimProcess:
         title = f"{OWN_BINARY} -namespace {bundle.namespace} -id {bundle.id} -address {self._address}"
         arguments = {
             "bundle": bundle.path,
@@ -167,6 +183,8 @@ class Starter:
             "version": version,
             "debug": self._debug,
         }
+        # Before there is one: a daemon that is killed in between leaves no shim that the next one does not know of.
+        bundle.record_shim(f"unix://{path}", version, binary)
         with ExitStack() as undo:
             sock = shim_socket.listen(path)
             undo.callback(_unlink, path)
@@ -179,22 +197,23 @@ class Starter:
         """Start a shim with runtime v1's command line: it is given its listening socket as descriptor 3."""
         logs = [_fifo(os.path.join(bundle.work, f"shim.{stream}.log")) for stream in ("stdout", "stderr")]
         try:
+            path = shim_socket.path_for(self._address, bundle.namespace, bundle.id)
             if binary == own_binary():
-                shim = await self._fork(binary, bundle, logs[1], version=1)
+                shim = await self._fork(binary, bundle, path, logs[1], version=1)
             else:
-                shim = await self._exec_v1(binary, bundle)
+                shim = await self._exec_v1(binary, bundle, path)
             bundle.write("shim.pid", str(shim.pid).encode())
         finally:
             for fd in logs:
                 os.close(fd)
         return shim
 
-    async def _exec_v1(self, binary: str, bundle: Bundle) -> ShimProcess:
-        path = shim_socket.path_for(self._address, bundle.namespace, bundle.id)
+    async def _exec_v1(self, binary: str, bundle: Bundle, path: str) -> ShimProcess:
         command = [binary, "-namespace", bundle.namespace, "-workdir", bundle.work, "-address", self._address]
         command += ["-containerd-binary", daemon_binary()]
         if self._debug:
             command.append("-debug")
+        bundle.record_shim(f"unix://{path}", 1, binary)
         with ExitStack() as undo:
             sock = shim_socket.listen(path)
             undo.callback(_unlink, path)
@@ -211,6 +230,7 @@ class Starter:
             text = output.decode(errors="replace").strip()
             raise Unknown(f"failed to start shim: start failed: {text}: exit status {status}")
         address, version = parse_start(output)
+        bundle.record_shim(address, version, binary)
         return ShimProcess(address, version, binary)
 
     async def delete(self, binary: str, bundle: Bundle) -> DeleteResponse:

@@ -18,9 +18,14 @@ from wherry.rpc.context import metadata_for
 from wherry.rpc.ttrpc_channel import TtrpcChannel
 from wherry.shim import metrics
 
-#: Seconds for the calls that a healthy shim answers at once, so that a stopped one holds up nobody else.
+#: Seconds for each call to a shim, so that one that is stopped holds up nobody for ever: for those that a healthy shim
+#: answers at once; for those that it hands to the OCI runtime; and for those that wait for hooks, for images of CRIU's,
+#: or for the end of a container's output. Wait alone has none: it lasts as long as the process.
 STATE_TIMEOUT = 2.0
 CONNECT_TIMEOUT = 5.0
+RUNTIME_TIMEOUT = 30.0
+LIFE_TIMEOUT = 120.0
+CHECKPOINT_TIMEOUT = 600.0
 
 
 class CreateRequest:
@@ -125,12 +130,12 @@ class V2Client:
             checkpoint=request.checkpoint,
             options=request.options,
         )
-        pid: int = (await self._stub.create(message, metadata=self._metadata)).pid
+        pid: int = (await self._stub.create(message, metadata=self._metadata, timeout=LIFE_TIMEOUT)).pid
         return pid
 
     async def start(self, id: str, exec_id: str) -> int:
         request = self._messages.StartRequest(id=id, exec_id=exec_id)
-        pid: int = (await self._stub.start(request, metadata=self._metadata)).pid
+        pid: int = (await self._stub.start(request, metadata=self._metadata, timeout=LIFE_TIMEOUT)).pid
         return pid
 
     async def state(self, id: str, exec_id: str) -> task_pb2.Process:
@@ -140,7 +145,7 @@ class V2Client:
 
     async def delete(self, id: str, exec_id: str) -> ExitStatus:
         response = await self._stub.delete(
-            self._messages.DeleteRequest(id=id, exec_id=exec_id), metadata=self._metadata
+            self._messages.DeleteRequest(id=id, exec_id=exec_id), metadata=self._metadata, timeout=LIFE_TIMEOUT
         )
         return ExitStatus(response.exit_status, response.exited_at, response.pid)
 
@@ -150,7 +155,7 @@ class V2Client:
 
     async def kill(self, id: str, exec_id: str, signal: int, all: bool) -> None:
         request = self._messages.KillRequest(id=id, exec_id=exec_id, signal=signal, all=all)
-        await self._stub.kill(request, metadata=self._metadata)
+        await self._stub.kill(request, metadata=self._metadata, timeout=RUNTIME_TIMEOUT)
 
     async def exec(
         self, id: str, exec_id: str, spec: AnyMessage, stdin: str, stdout: str, stderr: str, terminal: bool
@@ -158,7 +163,7 @@ class V2Client:
         request = self._messages.ExecProcessRequest(
             id=id, exec_id=exec_id, terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr, spec=spec
         )
-        await self._stub.exec(request, metadata=self._metadata)
+        await self._stub.exec(request, metadata=self._metadata, timeout=LIFE_TIMEOUT)
 
     async def pids(self, id: str) -> list[task_pb2.ProcessInfo]:
         response = await self._stub.pids(
@@ -167,26 +172,26 @@ class V2Client:
         return list(response.processes)
 
     async def pause(self, id: str) -> None:
-        await self._stub.pause(self._messages.PauseRequest(id=id), metadata=self._metadata)
+        await self._stub.pause(self._messages.PauseRequest(id=id), metadata=self._metadata, timeout=RUNTIME_TIMEOUT)
 
     async def resume(self, id: str) -> None:
-        await self._stub.resume(self._messages.ResumeRequest(id=id), metadata=self._metadata)
+        await self._stub.resume(self._messages.ResumeRequest(id=id), metadata=self._metadata, timeout=RUNTIME_TIMEOUT)
 
     async def resize(self, id: str, exec_id: str, width: int, height: int) -> None:
         request = self._messages.ResizePtyRequest(id=id, exec_id=exec_id, width=width, height=height)
-        await self._stub.resize_pty(request, metadata=self._metadata)
+        await self._stub.resize_pty(request, metadata=self._metadata, timeout=RUNTIME_TIMEOUT)
 
     async def close_io(self, id: str, exec_id: str, stdin: bool) -> None:
         request = self._messages.CloseIORequest(id=id, exec_id=exec_id, stdin=stdin)
-        await self._stub.close_io(request, metadata=self._metadata)
+        await self._stub.close_io(request, metadata=self._metadata, timeout=RUNTIME_TIMEOUT)
 
     async def checkpoint(self, id: str, path: str, options: AnyMessage) -> None:
         request = self._messages.CheckpointTaskRequest(id=id, path=path, options=options)
-        await self._stub.checkpoint(request, metadata=self._metadata)
+        await self._stub.checkpoint(request, metadata=self._metadata, timeout=CHECKPOINT_TIMEOUT)
 
     async def update(self, id: str, resources: AnyMessage, annotations: dict[str, str]) -> None:
         request = self._messages.UpdateTaskRequest(id=id, resources=resources, annotations=annotations)
-        await self._stub.update(request, metadata=self._metadata)
+        await self._stub.update(request, metadata=self._metadata, timeout=RUNTIME_TIMEOUT)
 
     async def stats(self, id: str) -> AnyMessage | None:
         response = await self._stub.stats(
@@ -227,12 +232,12 @@ class V1Client:
             checkpoint=request.checkpoint,
             options=request.options,
         )
-        pid: int = (await self._stub.create(message, metadata=self._metadata)).pid
+        pid: int = (await self._stub.create(message, metadata=self._metadata, timeout=LIFE_TIMEOUT)).pid
         return pid
 
     async def start(self, id: str, exec_id: str) -> int:
         request = shim_v1.StartRequest(id=exec_id or id)
-        pid: int = (await self._stub.start(request, metadata=self._metadata)).pid
+        pid: int = (await self._stub.start(request, metadata=self._metadata, timeout=LIFE_TIMEOUT)).pid
         return pid
 
     async def state(self, id: str, exec_id: str) -> task_pb2.Process:
@@ -243,9 +248,9 @@ class V1Client:
     async def delete(self, id: str, exec_id: str) -> ExitStatus:
         if exec_id:
             request = shim_v1.DeleteProcessRequest(id=exec_id)
-            response = await self._stub.delete_process(request, metadata=self._metadata)
+            response = await self._stub.delete_process(request, metadata=self._metadata, timeout=LIFE_TIMEOUT)
         else:
-            response = await self._stub.delete(Empty(), metadata=self._metadata)
+            response = await self._stub.delete(Empty(), metadata=self._metadata, timeout=LIFE_TIMEOUT)
         return ExitStatus(response.exit_status, response.exited_at, response.pid)
 
     async def wait(self, id: str, exec_id: str) -> ExitStatus:
@@ -254,7 +259,7 @@ class V1Client:
 
     async def kill(self, id: str, exec_id: str, signal: int, all: bool) -> None:
         request = shim_v1.KillRequest(id=exec_id or id, signal=signal, all=all)
-        await self._stub.kill(request, metadata=self._metadata)
+        await self._stub.kill(request, metadata=self._metadata, timeout=RUNTIME_TIMEOUT)
 
     async def exec(
         self, id: str, exec_id: str, spec: AnyMessage, stdin: str, stdout: str, stderr: str, terminal: bool
@@ -262,7 +267,7 @@ class V1Client:
         request = shim_v1.ExecProcessRequest(
             id=exec_id, terminal=terminal, stdin=stdin, stdout=stdout, stderr=stderr, spec=spec
         )
-        await self._stub.exec(request, metadata=self._metadata)
+        await self._stub.exec(request, metadata=self._metadata, timeout=LIFE_TIMEOUT)
 
     async def pids(self, id: str) -> list[task_pb2.ProcessInfo]:
         request = shim_v1.ListPidsRequest(id=id)
@@ -270,25 +275,27 @@ class V1Client:
         return list(response.processes)
 
     async def pause(self, id: str) -> None:
-        await self._stub.pause(Empty(), metadata=self._metadata)
+        await self._stub.pause(Empty(), metadata=self._metadata, timeout=RUNTIME_TIMEOUT)
 
     async def resume(self, id: str) -> None:
-        await self._stub.resume(Empty(), metadata=self._metadata)
+        await self._stub.resume(Empty(), metadata=self._metadata, timeout=RUNTIME_TIMEOUT)
 
     async def resize(self, id: str, exec_id: str, width: int, height: int) -> None:
         request = shim_v1.ResizePtyRequest(id=exec_id or id, width=width, height=height)
-        await self._stub.resize_pty(request, metadata=self._metadata)
+        await self._stub.resize_pty(request, metadata=self._metadata, timeout=RUNTIME_TIMEOUT)
 
     async def close_io(self, id: str, exec_id: str, stdin: bool) -> None:
         request = shim_v1.CloseIORequest(id=exec_id or id, stdin=stdin)
-        await self._stub.close_io(request, metadata=self._metadata)
+        await self._stub.close_io(request, metadata=self._metadata, timeout=RUNTIME_TIMEOUT)
 
     async def checkpoint(self, id: str, path: str, options: AnyMessage) -> None:
         request = shim_v1.CheckpointTaskRequest(path=path, options=options)
-        await self._stub.checkpoint(request, metadata=self._metadata)
+        await self._stub.checkpoint(request, metadata=self._metadata, timeout=CHECKPOINT_TIMEOUT)
 
     async def update(self, id: str, resources: AnyMessage, annotations: dict[str, str]) -> None:
-        await self._stub.update(shim_v1.UpdateTaskRequest(resources=resources), metadata=self._metadata)
+        await self._stub.update(
+            shim_v1.UpdateTaskRequest(resources=resources), metadata=self._metadata, timeout=RUNTIME_TIMEOUT
+        )
 
     async def stats(self, id: str) -> AnyMessage | None:
         # Runtime v1's shims are not asked for figures: the daemon reads the cgroups of the container's init.
