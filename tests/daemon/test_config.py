@@ -31,6 +31,15 @@ def test_a_flag_goes_before_the_environment_before_the_file(tmp_path: Path) -> N
     assert load({}, {"WHERRY_CONFIG": file}).root == "/file"
 
 
+def test_a_switch(tmp_path: Path) -> None:
+    file = written(tmp_path, "no_shim = true")
+    assert load({"config": file}, {}).no_shim is True
+    assert load({"config": file}, {"WHERRY_NO_SHIM": "false"}).no_shim is False
+    assert load({"no_shim": "true"}, {"WHERRY_NO_SHIM": "false"}).no_shim is True
+    with pytest.raises(InvalidArgument, match="WHERRY_NO_SHIM: no_shim 'yes' must be one of true, false"):
+        load({}, {"WHERRY_NO_SHIM": "yes"})
+
+
 def test_the_environment_of_clients_is_not_the_daemons() -> None:
     assert load({}, {"CONTAINERD_ADDRESS": "/other.sock"}).address == Config().address
 
@@ -53,7 +62,11 @@ def test_runtimes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("rooot = '/x'", "{path}: unknown key rooot; there are root, state, address, log_level, log_format, runtimes"),
+        (
+            "rooot = '/x'",
+            "{path}: unknown key rooot; there are root, state, address, log_level, log_format, no_shim, runtimes",
+        ),
+        ("no_shim = 'true'", "{path}: no_shim must be a boolean, and is a string"),
         ("root = 3", "{path}: root must be a string, and is an integer"),
         ("root = true", "{path}: root must be a string, and is a boolean"),
         ("root = 'relative'", "{path}: root 'relative' must be an absolute path"),
@@ -105,7 +118,7 @@ def test_a_socket_path_has_107_bytes_with_its_ttrpc_sibling(length: int, right: 
 
 def test_the_default_file_says_the_defaults(tmp_path: Path) -> None:
     text = default_text()
-    assert set(tomllib.loads(text)) == {"root", "state", "address", "log_level", "log_format"}
+    assert set(tomllib.loads(text)) == {"root", "state", "address", "log_level", "log_format", "no_shim"}
     assert load({"config": written(tmp_path, text)}, {}) == Config()
     # Its example, uncommented, is right as well.
     example = text.replace("# [runtimes", "[runtimes").replace("# shim =", "shim =")
@@ -115,5 +128,5 @@ def test_the_default_file_says_the_defaults(tmp_path: Path) -> None:
 def test_what_is_dumped_loads_as_the_same(tmp_path: Path) -> None:
     import tomli_w
 
-    config = Config(root="/r", runtimes={'odd "name"': "/x"})
+    config = Config(root="/r", no_shim=True, runtimes={'odd "name"': "/x"})
     assert load({"config": written(tmp_path, tomli_w.dumps(config.to_toml()))}, {}) == config

@@ -47,6 +47,7 @@ MAY_IMPORT = {
 
 #: Imports that the table does not allow and that stay, each with its reason.
 EXCEPTIONS = {
+    ("wherry/daemon/runtime/local.py", "shim"): "NoShim is the shim's core in the daemon's process",
     (
         "wherry/daemon/runtime/task.py",
         "shim",

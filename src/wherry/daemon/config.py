@@ -18,13 +18,18 @@ LOG_FORMATS = ("text", "json")
 
 @dataclass(frozen=True)
 class Config:
-    """What a daemon is told. `runtimes` maps a runtime's name to the shim binary that overrides the usual choice."""
+    """What a daemon is told.
+
+    `runtimes` maps a runtime's name to the shim binary that overrides the usual choice. With `no_shim` the daemon is
+    itself the shim of containers that wherry's own would have: they end with it.
+    """
 
     root: str = "/var/lib/wherry"
     state: str = "/run/wherry"
     address: str = "/run/wherry/wherry.sock"
     log_level: str = "info"
     log_format: str = "text"
+    no_shim: bool = False
     runtimes: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -34,11 +39,12 @@ class Config:
 
     def to_toml(self) -> dict[str, Any]:
         """Return the configuration as the tables of its file."""
-        tables: dict[str, Any] = {key: getattr(self, key) for key in _TEXT_KEYS}
+        tables: dict[str, Any] = {key: getattr(self, key) for key in _KEYS}
         return {**tables, "runtimes": {name: {"shim": shim} for name, shim in self.runtimes.items()}}
 
 
-_TEXT_KEYS = tuple(each.name for each in fields(Config) if each.name != "runtimes")
+_KEYS = tuple(each.name for each in fields(Config) if each.name != "runtimes")
+_SWITCHES = ("no_shim",)
 _PATH_KEYS = ("root", "state", "address")
 
 
@@ -54,7 +60,7 @@ def load(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> Con
     runtimes = _runtimes(tables.pop("runtimes", {}), path)
     # Of each key the value, and who said so.
     given = {key: (value, path) for key, value in _texts(tables, path).items()}
-    for key in _TEXT_KEYS:
+    for key in _KEYS:
         variable = f"WHERRY_{key.upper()}"
         if environment.get(variable):
             given[key] = environment[variable], variable
@@ -63,7 +69,9 @@ def load(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> Con
             given[key] = flag, f"--{key.replace('_', '-')}"
     for key, (value, source) in given.items():
         given[key] = _checked(key, value, source), source
-    values = {key: value for key, (value, _source) in given.items()}
+    values: dict[str, Any] = {
+        key: value == "true" if key in _SWITCHES else value for key, (value, _source) in given.items()
+    }
     if "state" in values and "address" not in values:
         # A daemon with a state directory of its own has its socket there.
         values["address"] = os.path.join(values["state"], "wherry.sock")
@@ -90,11 +98,12 @@ def _read(path: str, *, needed: bool) -> dict[str, Any]:
 
 def _texts(tables: Mapping[str, Any], path: str) -> dict[str, str]:
     for key, value in tables.items():
-        if key not in _TEXT_KEYS:
-            raise InvalidArgument(f"{path}: unknown key {key}; there are {', '.join((*_TEXT_KEYS, 'runtimes'))}")
-        if not isinstance(value, str):
-            raise InvalidArgument(f"{path}: {key} must be a string, and is {_type_name(value)}")
-    return dict(tables)
+        if key not in _KEYS:
+            raise InvalidArgument(f"{path}: unknown key {key}; there are {', '.join((*_KEYS, 'runtimes'))}")
+        wanted = bool if key in _SWITCHES else str
+        if not isinstance(value, wanted):
+            raise InvalidArgument(f"{path}: {key} must be {_TYPES[wanted]}, and is {_type_name(value)}")
+    return {key: str(value).lower() if key in _SWITCHES else value for key, value in tables.items()}
 
 
 def _runtimes(tables: Any, path: str) -> dict[str, str]:
@@ -117,9 +126,11 @@ def _runtimes(tables: Any, path: str) -> dict[str, str]:
     return found
 
 
+_TYPES = {bool: "a boolean", int: "an integer", float: "a float", list: "an array", dict: "a table", str: "a string"}
+
+
 def _type_name(value: Any) -> str:
-    names = {bool: "a boolean", int: "an integer", float: "a float", list: "an array", dict: "a table", str: "a string"}
-    return names.get(type(value), "missing" if value is None else "a date or time")
+    return _TYPES.get(type(value), "missing" if value is None else "a date or time")
 
 
 def _checked(key: str, value: str, source: str) -> str:
@@ -130,7 +141,7 @@ def _checked(key: str, value: str, source: str) -> str:
             raise InvalidArgument(f"{source}: {key} {value!r} must be an absolute path")
         # Names of shims' sockets are made from it: they must not depend on how it was written.
         return os.path.normpath(path)
-    allowed = {"log_level": LOG_LEVELS, "log_format": LOG_FORMATS}[key]
+    allowed = {"log_level": LOG_LEVELS, "log_format": LOG_FORMATS, "no_shim": ("true", "false")}[key]
     if value not in allowed:
         raise InvalidArgument(f"{source}: {key} {value!r} must be one of {', '.join(allowed)}")
     return value
@@ -154,6 +165,9 @@ address = "{default.address}"
 # What is logged on standard error, and how: {", ".join(LOG_LEVELS)}; {" or ".join(LOG_FORMATS)}.
 log_level = "{default.log_level}"
 log_format = "{default.log_format}"
+
+# Be the shim of containers that wherry's own would have, in this process: they end with the daemon.
+no_shim = {str(default.no_shim).lower()}
 
 # The shim of a runtime, by the runtime's name. Without one, io.containerd.runc.v2 and io.containerd.wherry.v2 are
 # wherry's own shim, and any other io.containerd.NAME.vN is containerd-shim-NAME-vN in PATH.

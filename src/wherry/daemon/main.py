@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: Flags that take no value.
-_SWITCHES = ("-h", "--help", "--version")
+_SWITCHES = ("-h", "--help", "--version", "--no-shim")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +60,7 @@ def _configured(options: argparse.Namespace) -> int:
     if options.command == "config" and options.what == "default":
         sys.stdout.write(config.default_text())
         return 0
-    keys = ("config", "root", "state", "address", "log_level", "log_format")
+    keys = ("config", "root", "state", "address", "log_level", "log_format", "no_shim")
     loaded = config.load({key: getattr(options, key) for key in keys}, os.environ)
     if options.command == "config":
         import tomli_w
@@ -98,6 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--log-level", metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (default: {default.log_level})")
     parser.add_argument(
         "--log-format", metavar="FORMAT", help=f"{' or '.join(LOG_FORMATS)} (default: {default.log_format})"
+    )
+    parser.add_argument(
+        "--no-shim",
+        action="store_const",
+        const="true",
+        help="be the shim of containers in this process: they end with the daemon",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     configuration = commands.add_parser("config", help="print the configuration")

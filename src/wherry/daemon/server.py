@@ -129,6 +129,7 @@ class Daemon:
             zygote=zygote,
             exchange=self.exchange,
             debug=config.log_level == "debug",
+            no_shim=config.no_shim,
         )
         services = self._services(database, content, layers, collector, manager, spawn)
         # The ttrpc socket is there before shims are called: they have events to deliver.

@@ -14,7 +14,6 @@ from wherry.api.types.task import task_pb2
 from wherry.api.wellknown_pb2 import Any
 from wherry.errors import AlreadyExists, InvalidArgument, NotFound
 from wherry.shim import metrics, options
-from wherry.shim.events import Publisher
 from wherry.shim.exec import Exec
 from wherry.shim.init import Init, read_spec, shares_pid_namespace
 from wherry.shim.oom import OomWatcher
@@ -28,6 +27,8 @@ from wherry.shim.tasks import Tasks
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from google.protobuf.message import Message
+
+    from wherry.shim.events import EventSink
 
 #: 128 + SIGKILL: how the runtime ends an init that was never started.
 _KILLED = 137
@@ -67,7 +68,7 @@ class Container:
         self,
         config: CreateConfig,
         namespace: str,
-        publisher: Publisher,
+        publisher: EventSink,
         reaper: Reaper,
         tasks: Tasks,
         criu: str,

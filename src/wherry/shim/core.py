@@ -13,17 +13,20 @@ from wherry.api.types.task import task_pb2
 from wherry.api.wellknown_pb2 import Any
 from wherry.errors import AlreadyExists, NotFound
 from wherry.shim.container import Container, CreateConfig
-from wherry.shim.events import Publisher
 from wherry.shim.process import Process
 from wherry.shim.reaper import Reaper
 from wherry.shim.stdio import Stdio
 from wherry.shim.tasks import Tasks
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wherry.shim.events import EventSink
+
 
 class Core:
     """The containers of one shim."""
 
-    def __init__(self, namespace: str, publisher: Publisher, reaper: Reaper, tasks: Tasks, criu: str = "") -> None:
+    def __init__(self, namespace: str, publisher: EventSink, reaper: Reaper, tasks: Tasks, criu: str = "") -> None:
         self.namespace = namespace
         self.containers: dict[str, Container] = {}
         #: Set when the shim is to end.

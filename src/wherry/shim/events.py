@@ -19,7 +19,16 @@ from wherry.shim.reaper import Reaper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from google.protobuf.message import Message
+
+    class EventSink(Protocol):
+        """Where a shim's events go."""
+
+        def publish(self, topic: str, event: Message) -> None:
+            """Publish an event, stamped now; never fails, never blocks."""
+
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +45,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _MAX_REFUSALS = 5
 
 _EXIT = "/tasks/exit"
+
+#: Events of runtime v1 that the shim itself publishes; the daemon publishes the others.
+V1_TOPICS = frozenset({_EXIT})
 
 #: The answers of a daemon that is away, or just ending: it will be back.
 _AWAY = (Unavailable, DeadlineExceeded, Cancelled)

@@ -62,13 +62,17 @@ class Reaper:
                 return
             if pid == 0:
                 return
-            status = os.WEXITSTATUS(raw) if os.WIFEXITED(raw) else 128 + os.WTERMSIG(raw)
-            ended = Exit(status, time.time_ns())
-            watcher = self._watchers.pop(pid, None)
-            if watcher is not None:
-                watcher(ended)
-            elif self._adopting or pid in self._spawned:
-                self._early[pid] = ended
+            self._ended_with(pid, raw)
+
+    def _ended_with(self, pid: int, raw: int) -> None:
+        """Tell who watches a child of its end; `raw` is as waitpid(2) has it."""
+        status = os.WEXITSTATUS(raw) if os.WIFEXITED(raw) else 128 + os.WTERMSIG(raw)
+        ended = Exit(status, time.time_ns())
+        watcher = self._watchers.pop(pid, None)
+        if watcher is not None:
+            watcher(ended)
+        elif self._adopting or pid in self._spawned:
+            self._early[pid] = ended
 
     @contextmanager
     def adopting(self) -> Iterator[None]:
@@ -148,6 +152,74 @@ class Reaper:
         self._early.pop(pid, None)  # of an orphan that had this pid before
         self._spawned.add(pid)
         return pid
+
+
+class SharingReaper(Reaper):
+    """A reaper for a process that has other children as well, which somebody else waits for.
+
+    It collects at once what was spawned or is watched. Others that have ended are left to whoever made them; those that
+    are still there at the second look are orphans of containers.
+    """
+
+    #: Seconds between two looks. Who made a child waits for it, and takes much less.
+    _LOOK = 5.0
+
+    def __init__(self) -> None:
+        self._ended: set[int] = set()
+        self._looking: asyncio.TimerHandle | None = None
+        super().__init__()
+
+    def close(self) -> None:
+        super().close()
+        if self._looking is not None:
+            self._looking.cancel()
+
+    def reap(self) -> None:
+        for pid in (*self._watchers, *self._spawned):
+            if pid not in self._early:
+                self._collect(pid)
+        if self._looking is None:
+            self._looking = self._loop.call_later(self._LOOK, self._look)
+
+    def watch(self, pid: int, callback: Callable[[Exit], None]) -> None:
+        super().watch(pid, callback)
+        # Its end may have been told before anybody knew that it was ours.
+        self._loop.call_soon(self.reap)
+
+    def _look(self) -> None:
+        self._looking = None
+        before, self._ended = self._ended, set(_ended_children()) - self._watchers.keys() - self._spawned
+        if not self._adopting:  # else one may be the process that is about to be handed over
+            for pid in self._ended & before:
+                self._collect(pid)
+                self._ended.discard(pid)
+        if self._ended:
+            self._looking = self._loop.call_later(self._LOOK, self._look)
+
+    def _collect(self, pid: int) -> None:
+        try:
+            found, raw = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if found:
+            self._ended_with(pid, raw)
+
+
+def _ended_children() -> Iterator[int]:
+    """Yield this process's children that have ended and that nobody has waited for: /proc/[pid]/task/[tid]/children."""
+    for thread in os.listdir("/proc/self/task"):
+        try:
+            with open(f"/proc/self/task/{thread}/children") as file:
+                children = file.read().split()
+        except FileNotFoundError:
+            continue  # the thread has ended
+        for child in map(int, children):
+            try:
+                with open(f"/proc/{child}/stat") as file:
+                    if file.read().rpartition(")")[2].split()[0] == "Z":
+                        yield child
+            except FileNotFoundError:
+                continue  # collected meanwhile
 
 
 def _is_child(pid: int) -> bool:

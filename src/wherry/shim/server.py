@@ -12,7 +12,7 @@ from wherry.linux import loop as _loop_devices  # noqa: F401 - what mounts would
 from wherry.linux import process
 from wherry.rpc.ttrpc_server import TtrpcServer
 from wherry.shim.core import Core
-from wherry.shim.events import Publisher
+from wherry.shim.events import V1_TOPICS, Publisher
 from wherry.shim.reaper import Reaper
 from wherry.shim.service_v1 import ShimService
 from wherry.shim.service_v2 import TaskService, TaskServiceV3
@@ -28,9 +28,6 @@ for _codec in ("ascii", "latin-1", "unicode_escape", "utf-8"):
 
 #: Seconds that the shim takes at its end to deliver the last events.
 _FLUSH_TIMEOUT = 5.0
-
-#: Events of runtime v1 that the shim itself publishes; the daemon publishes the others.
-_V1_TOPICS = frozenset({"/tasks/exit"})
 
 
 class Settings:
@@ -62,7 +59,7 @@ class Settings:
 
 class _V1Publisher(Publisher):
     def publish(self, topic: str, event: Message) -> None:
-        if topic in _V1_TOPICS:
+        if topic in V1_TOPICS:
             super().publish(topic, event)
 
 

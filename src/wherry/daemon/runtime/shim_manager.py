@@ -29,8 +29,13 @@ from wherry.daemon.runtime.shims import ShimProcess, Starter, shim_binary
 from wherry.daemon.runtime.task import CreateRequest, ExitStatus, ShimClient, V1Client, V2Client, wrap_create_error
 from wherry.errors import AlreadyExists, DeadlineExceeded, Error, NotFound, Unavailable
 from wherry.linux import mount
+from wherry.rpc.local_channel import LocalChannel
 from wherry.rpc.ttrpc_channel import TtrpcChannel
 from wherry.zygote.client import Zygote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wherry.daemon.runtime.local import LocalShims
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +47,12 @@ class Task:
     """A task that is registered: its bundle, its shim, and the way to talk to it."""
 
     def __init__(
-        self, bundle: Bundle, shim: ShimProcess, channel: TtrpcChannel, client: ShimClient, shim_log: ShimLog | None
+        self,
+        bundle: Bundle,
+        shim: ShimProcess,
+        channel: TtrpcChannel | LocalChannel,
+        client: ShimClient,
+        shim_log: ShimLog | None = None,
     ) -> None:
         self.log = shim_log
         self.id = bundle.id
@@ -80,7 +90,9 @@ class ShimManager:
         zygote: Zygote,
         exchange: Exchange,
         debug: bool = False,
+        no_shim: bool = False,
     ) -> None:
+        """`no_shim` makes this process itself the shim of containers that ours would have."""
         self._root = root
         self._state = state
         self._configured = shims_configured
@@ -91,10 +103,18 @@ class ShimManager:
         #: How many tasks each shim has, by its socket: those of a pod share one.
         self._sharing: Counter[str] = Counter()
         self._group: asyncio.TaskGroup
+        self._no_shim = no_shim
+        self._local: LocalShims | None = None
 
     async def run(self, ready: asyncio.Event) -> None:
         """Find the tasks of the daemon before this one, then set `ready` and watch shims until cancelled."""
-        async with asyncio.TaskGroup() as self._group:
+        async with asyncio.TaskGroup() as self._group, AsyncExitStack() as undo:
+            if self._no_shim:
+                from wherry.daemon.runtime.local import LocalShims
+
+                self._local = LocalShims(self._exchange, self._group)
+                undo.callback(self._local.close)
+                undo.push_async_callback(self._end_local)
             await self._recover()
             ready.set()
             await asyncio.Event().wait()
@@ -146,6 +166,8 @@ class ShimManager:
         return task
 
     async def _start_shim(self, binary: str, bundle: Bundle, request: CreateRequest) -> Task:
+        if self._local is not None and binary == shims.own_binary():
+            return self._become_shim(self._local, bundle)
         shim_log = ShimLog(bundle) if bundle.runtime == bundles.V2 else None
         try:
             log_fd = shim_log.fd if shim_log is not None else -1
@@ -160,6 +182,29 @@ class ShimManager:
             if shim_log is not None:
                 shim_log.close()
             raise
+
+    def _become_shim(self, local: LocalShims, bundle: Bundle) -> Task:
+        v1 = bundle.runtime == bundles.V1
+        shim = ShimProcess(shims.LOCAL, 1 if v1 else 3, shims.own_binary())
+        bundle.record_shim(shim.address, shim.version, shim.binary)
+        channel = local.channel(bundle.namespace, v1=v1)
+        client: ShimClient = V1Client(channel, bundle.namespace) if v1 else V2Client(channel, bundle.namespace, 3)
+        self._sharing[shim.path] += 1
+        return Task(bundle, shim, channel, client)
+
+    async def _end_local(self) -> None:
+        """Kill and delete the containers that would have no parent any more."""
+        await asyncio.gather(*(self._end_task(task) for task in self._tasks.copy().values() if task.shim.local))
+
+    async def _end_task(self, task: Task) -> None:
+        try:
+            await task.client.kill(task.id, "", signal.SIGKILL, True)
+        except Error:
+            pass  # it has ended, or was never started
+        try:
+            await self._delete(task)
+        except Error as error:
+            log.error("ending %s/%s: %s", task.namespace, task.id, error)
 
     async def _connect(self, bundle: Bundle, shim: ShimProcess, shim_log: ShimLog | None) -> Task:
         channel = await TtrpcChannel.connect(shim.path, timeout=5.0)
@@ -186,7 +231,8 @@ class ShimManager:
 
     def _register(self, task: Task) -> None:
         self._tasks[task.namespace, task.id] = task
-        self._group.create_task(self._watch(task))
+        if isinstance(task.channel, TtrpcChannel):
+            self._group.create_task(self._watch(task, task.channel))
 
     async def _end_shim(self, task: Task) -> None:
         """Undo the start of a shim that could not create its container."""
@@ -259,8 +305,8 @@ class ShimManager:
 
     # -- a dead shim ------------------------------------------------------------------------------------------------
 
-    async def _watch(self, task: Task) -> None:
-        await task.channel.closed
+    async def _watch(self, task: Task, channel: TtrpcChannel) -> None:
+        await channel.closed
         if task.deleting:
             return
         log.info("shim reaped", extra={"id": task.id, "namespace": task.namespace})
@@ -319,6 +365,9 @@ class ShimManager:
             return
         address, version, binary = record
         shim = ShimProcess(address, version, binary)
+        if shim.local:
+            await self._clean_up(bundle, shim)
+            return
         shim_log = ShimLog(bundle) if bundle.runtime == bundles.V2 else None
         try:
             task = await self._connect(bundle, shim, shim_log)
@@ -396,6 +445,8 @@ def _shim_cgroup(packed: AnyMessage | None) -> str:
 
 
 def _remove_socket(shim: ShimProcess) -> None:
+    if shim.local:
+        return
     try:
         os.unlink(shim.path)
     except FileNotFoundError:

@@ -45,6 +45,10 @@ TARGETS = (FORKED, PROGRAM)
 _START_TIMEOUT, _DELETE_TIMEOUT = 30.0, 5.0
 
 
+#: The address of a shim that is part of the daemon.
+LOCAL = "local://"
+
+
 class ShimProcess:
     """A shim that was started, or found again: how to reach it, and the process it is."""
 
@@ -59,6 +63,11 @@ class ShimProcess:
     @property
     def own(self) -> bool:
         return os.path.basename(self.binary) == OWN_BINARY
+
+    @property
+    def local(self) -> bool:
+        """Whether it is no process of its own."""
+        return self.address == LOCAL
 
     @property
     def path(self) -> str:

@@ -15,8 +15,11 @@ from wherry.api.wellknown_pb2 import Empty, Timestamp
 from wherry.errors import Error, Unimplemented
 from wherry.rpc.channel import Stub
 from wherry.rpc.context import metadata_for
-from wherry.rpc.ttrpc_channel import TtrpcChannel
 from wherry.shim import metrics
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wherry.rpc.channel import Channel
 
 #: Seconds for each call to a shim, so that one that is stopped holds up nobody for ever: for those that a healthy shim
 #: answers at once; for those that it hands to the OCI runtime; and for those that wait for hooks, for images of CRIU's,
@@ -95,7 +98,7 @@ class ShimClient(Protocol):
 class V2Client:
     """containerd.task.v2 and v3."""
 
-    def __init__(self, channel: TtrpcChannel, namespace: str, version: int) -> None:
+    def __init__(self, channel: Channel, namespace: str, version: int) -> None:
         self._channel = channel
         self._metadata = metadata_for(namespace)
         self._speak(version)
@@ -210,7 +213,7 @@ class V1Client:
 
     version = 1
 
-    def __init__(self, channel: TtrpcChannel, namespace: str) -> None:
+    def __init__(self, channel: Channel, namespace: str) -> None:
         self._stub = Stub(channel, shim_v1.DESCRIPTOR.services_by_name["Shim"])
         self._metadata = metadata_for(namespace)
 
