@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from wherry import identifiers
@@ -40,6 +40,8 @@ class Exchange:
     def __init__(self) -> None:
         self._subscribers: set[_Subscriber] = set()
         self._forwarded: OrderedDict[bytes, None] = OrderedDict()
+        #: Called with every event that a shim's processes cause, before its subscribers.
+        self.observers: list[Callable[[Envelope], None]] = []
 
     def publish(self, namespace: str, topic: str, event: Message) -> None:
         """Publish an event of the daemon's own, stamped now."""
@@ -63,6 +65,8 @@ class Exchange:
         self._forwarded[fingerprint] = None
         if len(self._forwarded) > _REMEMBERED:
             self._forwarded.popitem(last=False)
+        for observer in self.observers:
+            observer(envelope)
         self._send(envelope)
 
     def _send(self, envelope: Envelope) -> None:

@@ -13,7 +13,7 @@ from wherry.api.types import types_pb2
 from wherry.api.types.task import task_pb2
 from wherry.api.wellknown_pb2 import Any
 from wherry.errors import AlreadyExists, InvalidArgument, NotFound
-from wherry.shim import metrics, options
+from wherry.shim import metrics, options, record
 from wherry.shim.exec import Exec
 from wherry.shim.init import Init, read_spec, shares_pid_namespace
 from wherry.shim.oom import OomWatcher
@@ -361,6 +361,9 @@ class Container:
             if process.starting or (process is self.init and exec_is_starting):
                 self._exits.append((process, ended))
                 continue
+            if process is self.init:
+                # Before anybody is told: whatever becomes of this shim, nobody is told anything else afterwards.
+                record.write_exit(self.bundle, ended.status, ended.at)
             process.end(ended, STOPPED if process is self.init else EXEC_STOPPED)
             self._announce_exit(process, process.exit_status)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from wherry.api import typeurl
 from wherry.api.runtime.task.v2.task_pb2 import DeleteResponse
@@ -30,7 +31,8 @@ def delete(bundle: str, namespace: str, id: str) -> bytes:
     if pid is not None or os.path.exists(os.path.join(bundle, "log.json")):
         _delete_container(recorded, namespace, id)
     mount.unmount_all(os.path.join(bundle, "rootfs"), mount.MNT_DETACH)
-    response = DeleteResponse(pid=_NO_PID if pid is None else pid, exit_status=_UNSEEN_EXIT, exited_at=typeurl.now())
+    status, at = record.read_exit(bundle) or (_UNSEEN_EXIT, time.time_ns())
+    response = DeleteResponse(pid=_NO_PID if pid is None else pid, exit_status=status, exited_at=typeurl.timestamp(at))
     return response.SerializeToString()
 
 

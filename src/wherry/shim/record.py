@@ -1,11 +1,14 @@
-"""What a bundle records of its container's runtime, for whoever cleans up after a dead shim."""
+"""What a bundle records of its container, for whoever cleans up after a dead shim: its runtime, and how it ended."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 
 from wherry.api.runtime.runc.v1.options_pb2 import Options
+
+log = logging.getLogger(__name__)
 
 #: Where runc keeps state for containerd's clients, by namespace, unless told otherwise.
 DEFAULT_ROOT = "/run/containerd/runc"
@@ -13,6 +16,7 @@ DEFAULT_BINARY = "runc"
 
 _OPTIONS_FILE = "options.json"
 _RUNTIME_FILE = "runtime"
+_EXIT_FILE = "exit.json"
 
 
 def runtime_root(options: Options, namespace: str) -> str:
@@ -27,6 +31,30 @@ def write(bundle: str, options: Options) -> None:
     fields = {field.name: value for field, value in options.ListFields()}
     with open(os.path.join(bundle, _OPTIONS_FILE), "w") as file:
         json.dump(fields, file)
+
+
+def write_exit(bundle: str, status: int, at: int) -> None:
+    """Record how init ended: its exit status, and when, in nanoseconds since the epoch.
+
+    A disk that is full costs only those who ask after the shim's death: they are told 137, as for any unseen end.
+    """
+    path = os.path.join(bundle, _EXIT_FILE)
+    try:
+        with open(path + ".new", "w") as file:
+            json.dump({"exit_status": status, "exited_at": at}, file)
+        os.rename(path + ".new", path)
+    except OSError as error:
+        log.warning("exit of %s is not recorded: %s", bundle, error.strerror)
+
+
+def read_exit(bundle: str) -> tuple[int, int] | None:
+    """Return the exit status of a bundle's init and when it ended, in nanoseconds; None if nobody saw it."""
+    try:
+        with open(os.path.join(bundle, _EXIT_FILE)) as file:
+            values = json.load(file)
+        return int(values["exit_status"]), int(values["exited_at"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def read(bundle: str) -> Options:

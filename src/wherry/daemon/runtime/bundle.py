@@ -103,6 +103,14 @@ class Bundle:
             options["binary_name"] = runtime
         return options
 
+    def exit(self) -> tuple[int, int] | None:
+        """Return the exit status of init and when it ended, in nanoseconds, if the shim saw it and is one of ours."""
+        try:
+            values = json.loads(self.read("exit.json") or b"{}")
+            return int(values["exit_status"]), int(values["exited_at"])
+        except (ValueError, KeyError, TypeError):
+            return None
+
     def init_pid(self) -> int | None:
         """Return the pid of the container's init, None if it was never made."""
         try:

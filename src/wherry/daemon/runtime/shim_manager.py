@@ -18,6 +18,7 @@ from wherry.api.events import events_pb2
 from wherry.api.runtime.linux.runctypes import runc_pb2
 from wherry.api.runtime.runc.v1 import options_pb2
 from wherry.api.types.task import task_pb2
+from wherry.api.types.types_pb2 import Envelope
 from wherry.api.wellknown_pb2 import Any as AnyMessage
 from wherry.completion import run_to_completion
 from wherry.daemon.exchange import Exchange
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 #: What a container's exit is when nobody saw it.
 _UNSEEN_EXIT = 128 + signal.SIGKILL
 
+_EXIT = "/tasks/exit"
+
 
 class Task:
     """A task that is registered: its bundle, its shim, and the way to talk to it."""
@@ -62,6 +65,8 @@ class Task:
         self.channel = channel
         self.client = client
         self.pid = 0
+        #: Whether the exit of its init has been published.
+        self.exit_told = False
         #: Set while Delete does the cleaning up, which the end of the shim would otherwise start.
         self.deleting = False
 
@@ -104,6 +109,7 @@ class ShimManager:
         self._sharing: Counter[str] = Counter()
         self._group: asyncio.TaskGroup
         self._no_shim = no_shim
+        exchange.observers.append(self._observe)
         self._local: LocalShims | None = None
 
     async def run(self, ready: asyncio.Event) -> None:
@@ -316,13 +322,21 @@ class ShimManager:
         self._release(task.shim)
         if task.log is not None:
             task.log.close()
-        await self._clean_up(task.bundle, task.shim)
+        await self._clean_up(task.bundle, task.shim, exit_told=task.exit_told)
 
-    async def _clean_up(self, bundle: Bundle, shim: ShimProcess) -> None:
-        """Kill what a dead shim left of its container, remove all of it, and say that it ended."""
+    def _observe(self, envelope: Envelope) -> None:
+        if envelope.topic == _EXIT:
+            event = events_pb2.TaskExit.FromString(envelope.event.value)
+            task = self._tasks.get((envelope.namespace, event.container_id))
+            if task is not None and event.id == event.container_id:
+                task.exit_told = True
+
+    async def _clean_up(self, bundle: Bundle, shim: ShimProcess, *, exit_told: bool = False) -> None:
+        """Kill what a dead shim left of its container, remove all of it, and say that it ended if nobody has."""
         shim.kill()
         pid = bundle.init_pid() or 0
         status, at = _UNSEEN_EXIT, typeurl.now()
+        seen = bundle.exit()
         try:
             if bundle.runtime == bundles.V1 or shim.own or not shim.binary:
                 await _delete_container(bundle)
@@ -333,22 +347,17 @@ class ShimManager:
         except (Error, OSError) as error:
             log.error("cleaning up %s: %s", bundle.id, error)
             status = 255
+        if seen is not None:
+            status, at = seen[0], typeurl.timestamp(seen[1])
         mount.unmount_all(bundle.rootfs, mount.MNT_DETACH)
         _remove_socket(shim)
         shim.close()
         bundle.delete()
-        events: list[tuple[str, Any]] = [
-            (
-                "/tasks/exit",
-                events_pb2.TaskExit(container_id=bundle.id, id=bundle.id, pid=pid, exit_status=status, exited_at=at),
-            ),
-            (
-                "/tasks/delete",
-                events_pb2.TaskDelete(container_id=bundle.id, pid=pid, exit_status=status, exited_at=at),
-            ),
-        ]
-        for topic, event in events:
-            self._exchange.publish(bundle.namespace, topic, event)
+        exited = events_pb2.TaskExit(container_id=bundle.id, id=bundle.id, pid=pid, exit_status=status, exited_at=at)
+        if not exit_told:
+            self._exchange.publish(bundle.namespace, _EXIT, exited)
+        deleted = events_pb2.TaskDelete(container_id=bundle.id, pid=pid, exit_status=status, exited_at=at)
+        self._exchange.publish(bundle.namespace, "/tasks/delete", deleted)
 
     # -- after a restart --------------------------------------------------------------------------------------------
 
