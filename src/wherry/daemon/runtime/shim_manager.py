@@ -251,16 +251,15 @@ class ShimManager:
         await self._forget(task)
 
     async def _shut_down(self, task: Task) -> bool:
-        """Ask a shim to end, which one that has other containers does not do; False if it had to be killed."""
+        """Ask a shim to end, which one that has other containers does not do; False if it did not answer."""
         try:
             await task.client.shutdown(task.id)
         except DeadlineExceeded:
-            if self._sharing[task.shim.path] > 1:
-                return True  # it is the others' as well
-            task.shim.kill()
+            if self._sharing[task.shim.path] <= 1:  # else it is the others' as well
+                task.shim.kill()
             return False
         except Error:
-            pass  # it may have ended on its own, and its answer may be lost as it ends
+            return False  # it has ended on its own, or its answer was lost as it did
         return True
 
     # -- delete -----------------------------------------------------------------------------------------------------
@@ -272,7 +271,7 @@ class ShimManager:
     async def _delete(self, task: Task) -> ExitStatus:
         exit_status = await task.client.delete(task.id, "")
         task.deleting = True
-        await self._shut_down(task)
+        await self._shut_down(task)  # whose container is gone, whatever it answers
         self._tasks.pop((task.namespace, task.id), None)
         await self._forget(task)
         if task.v1:
