@@ -183,6 +183,8 @@ class ShimManager:
             except BaseException:
                 shim.kill()
                 shim.close()
+                if not self._sharing[shim.path]:
+                    _remove_socket(shim)
                 raise
         except BaseException:
             if shim_log is not None:
