@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 from pathlib import Path
@@ -67,6 +68,34 @@ async def test_much_output_arrives_whole(lab: Lab, kind: type[Shim]) -> None:
     assert await container.run_to_end(stdout=client.stdout, stderr=client.stderr) == 0
     assert len(await client.out.ended()) == 20_000_000
     assert len(await client.err.ended()) == 3_000_000
+    await container.end_shim()
+
+
+async def test_small_writes_arrive_whole(lab: Lab) -> None:
+    """So many and so small that the shim lets them gather."""
+    script = "dd if=/dev/zero bs=64 count=100000 2>/dev/null; echo end; sleep 0.2; echo more"
+    container = await lab.shim(Ours, "sh", "-c", script)
+    client = Client(container)
+    assert await container.run_to_end(stdout=client.stdout, stderr=client.stderr) == 0
+    assert await client.out.ended() == bytes(6_400_000) + b"end\nmore\n"
+    await container.end_shim()
+
+
+async def test_pipes_grow_only_when_they_are_hot(lab: Lab) -> None:
+    container = await lab.shim(Ours, "sh", "-c", "echo little; read line; head -c 4000000 /dev/zero; sleep 1000")
+    client = Client(container)
+    stdin = os.open(client.stdin, os.O_RDWR)
+    fd = os.open(client.stdout, os.O_RDONLY | os.O_NONBLOCK)
+    await container.create(**client.fields)
+    await container.start()
+    await client.out.until(b"little\n")
+    assert fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) == 64 << 10
+    os.write(stdin, b"go\n")
+    await eventually(lambda: len(client.out.data) == 4_000_007)
+    assert fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) == 1 << 20
+    os.close(fd)
+    os.close(stdin)
+    await container.stop()
     await container.end_shim()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import logging
 import os
 import select
@@ -13,8 +14,15 @@ log = logging.getLogger(__name__)
 
 _CHUNK = 64 << 10
 
-#: Bytes moved in one go before other streams get their turn.
+#: Bytes moved in one go before other streams get their turn; what a pipe grows to that was found full.
 _TURN = 1 << 20
+
+#: What a pipe holds until it grows; pipe(7).
+_USUAL_PIPE = 64 << 10
+
+#: Less than this moved at once, so many times in a row with less than a millisecond between, is a trickle: then the
+#: source is left alone for a millisecond, in which small writes fill whole pages.
+_LITTLE, _TRICKLE, _REST = 16 << 10, 8, 0.001
 
 #: SPLICE_F_MOVE | SPLICE_F_NONBLOCK, splice(2).
 _SPLICE_FLAGS = 0x01 | 0x02
@@ -50,6 +58,10 @@ class Copier:
         os.set_blocking(source, False)
         os.set_blocking(target, False)
         self._started = False
+        self._grown = False
+        self._little = 0
+        self._last = 0.0
+        self._resting: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Begin to copy. Does nothing the second time."""
@@ -67,14 +79,41 @@ class Copier:
                     self.close()
                     return
                 moved += count
+                if count >= _USUAL_PIPE and not self._grown:
+                    self._grow()
         except BlockingIOError:
             # Either end may be the one that blocks: the target, if it cannot be written now.
             if self._pending or not self._writable.poll(0):
                 self._loop.remove_reader(self._source)
                 self._loop.add_writer(self._target, self._resume)
+            elif self._trickles(moved):
+                self._loop.remove_reader(self._source)
+                self._resting = self._loop.call_later(_REST, self._rested)
         except OSError:
             # EIO: the last descriptor of the terminal's other side was closed. EPIPE: nobody will ever read.
             self.close()
+
+    def _grow(self) -> None:
+        """Let what was found full hold more, so that its ends wake each other more seldom."""
+        self._grown = True
+        for fd in (self._source, self._target):
+            try:
+                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _TURN)
+            except OSError:
+                continue  # no pipe, or the user has as much in pipes as may be: it works all the same
+
+    def _trickles(self, moved: int) -> bool:
+        now = self._loop.time()
+        # What comes together in a rest is more, and still the same trickle.
+        little = _LITTLE if self._little < _TRICKLE else _TURN // 2
+        self._little = self._little + 1 if moved < little and now - self._last < 3 * _REST else 0
+        self._last = now
+        return self._little >= _TRICKLE
+
+    def _rested(self) -> None:
+        self._resting = None
+        self._loop.add_reader(self._source, self._copy)
+        self._copy()
 
     def _splice_once(self) -> int:
         try:
@@ -123,6 +162,8 @@ class Copier:
         if self.finished:
             return
         self.finished = True
+        if self._resting is not None:
+            self._resting.cancel()
         self._loop.remove_reader(self._source)
         self._loop.remove_writer(self._target)
         os.close(self._source)
