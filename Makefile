@@ -32,6 +32,8 @@ lint: | $(VENV)/.installed-dev
 
 bench: | test-packages $(VENV)/.installed-dev
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/run_latency.py
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/shim_output.py
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/shim_memory.py
 
 .PHONY: runtime test-packages
 runtime:
