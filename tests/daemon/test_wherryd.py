@@ -82,6 +82,7 @@ def test_config_default_and_dump(tmp_path: Path) -> None:
         "address": "/run/wherry/wherry.sock",
         "log_level": "debug",
         "log_format": "text",
+        "no_shim": False,
         "runtimes": {},
     }
 

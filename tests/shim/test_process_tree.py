@@ -67,7 +67,7 @@ async def test_signals_that_are_for_the_daemon(lab: Lab, kind: type[Ours]) -> No
     container = await lab.shim(kind, "sh", "-c", "trap 'exit 8' TERM; sleep 1000 & wait")
     await container.create()
     await container.start()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGHUP):
         os.kill(container.shim.pid, number)
     assert (await container.state()).status == 2
     # And the container has them as it should: Python ignores some, which a program would inherit.

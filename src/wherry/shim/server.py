@@ -66,14 +66,16 @@ class _V1Publisher(Publisher):
 def serve(sock: socket.socket, settings: Settings) -> None:
     """Be a shim on a listening socket until it is shut down; the socket's file is removed then.
 
-    The calling process becomes a subreaper and gives up its handling of SIGCHLD, SIGPIPE, SIGINT and SIGTERM; no
-    descriptor but the standard ones is passed on to programs any more.
+    The calling process becomes a subreaper and gives up its handling of SIGCHLD, SIGPIPE, SIGINT, SIGTERM and SIGHUP;
+    no descriptor but the standard ones is passed on to programs any more.
     """
     process.become_subreaper()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     # A service manager that stops the daemon's group must not take the containers' parents with it.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The kernel hangs up a process group that has no parent in its session when one of its members is stopped.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _keep_descriptors()
     asyncio.run(_serve(sock, settings))
 

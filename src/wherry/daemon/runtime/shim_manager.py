@@ -45,6 +45,9 @@ _UNSEEN_EXIT = 128 + signal.SIGKILL
 
 _EXIT = "/tasks/exit"
 
+#: Seconds for a container to end that was killed because its daemon ends.
+_END_TIMEOUT = 10.0
+
 
 class Task:
     """A task that is registered: its bundle, its shim, and the way to talk to it."""
@@ -207,8 +210,10 @@ class ShimManager:
     async def _end_task(self, task: Task) -> None:
         try:
             await task.client.kill(task.id, "", signal.SIGKILL, True)
-        except Error:
-            pass  # it has ended, or was never started
+            async with asyncio.timeout(_END_TIMEOUT):
+                await task.client.wait(task.id, "")
+        except (Error, TimeoutError):
+            pass  # it has ended, or was never started; what is wrong with it otherwise, Delete says
         try:
             await self._delete(task)
         except Error as error:
