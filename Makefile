@@ -34,6 +34,8 @@ bench: | test-packages $(VENV)/.installed-dev
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/run_latency.py
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/shim_output.py
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/shim_memory.py
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/exec_latency.py
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/many_containers.py
 
 .PHONY: runtime test-packages
 runtime:
