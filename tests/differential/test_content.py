@@ -85,10 +85,15 @@ def test_label(side: Side) -> None:
     side.ctr("content", "label", HELLO)
 
 
+def _kept(side: Side) -> bool:
+    side.quietly("content", "ingest", "ref", input=b"hello\n")
+    label = ("content", "label", HELLO, "containerd.io/gc.root=1")
+    return side.daemon.ctr(*label, namespace=side.namespace).code == 0
+
+
 @differential
 def test_remove(side: Side) -> None:
-    side.quietly("content", "ingest", "ref", input=b"hello\n")
-    side.quietly("content", "label", HELLO, "containerd.io/gc.root=1")
+    side.until(lambda: _kept(side), "what nothing refers to is collected before it has a label")
     side.ctr("content", "rm", HELLO)
     side.ctr("content", "ls")
     side.ctr("content", "rm", HELLO)

@@ -185,9 +185,9 @@ class ShimManager:
                 return await self._connect(bundle, shim, shim_log)
             except BaseException:
                 shim.kill()
+                await shim.ended()
+                shim.remove_socket()
                 shim.close()
-                if not self._sharing[shim.path]:
-                    _remove_socket(shim)
                 raise
         except BaseException:
             if shim_log is not None:
@@ -297,13 +297,13 @@ class ShimManager:
         last = self._release(task.shim)
         if task.v1:
             task.shim.kill()
+            await task.shim.ended()
         elif last and not task.shim.own:
             try:
                 await self._starter.delete(task.shim.binary, task.bundle)
             except (Error, OSError) as error:
                 log.warning("shim delete of %s: %s", task.id, error)
-        if last:
-            _remove_socket(task.shim)
+        task.shim.remove_socket()
         task.close()
         task.bundle.delete()
 
@@ -340,6 +340,7 @@ class ShimManager:
     async def _clean_up(self, bundle: Bundle, shim: ShimProcess, *, exit_told: bool = False) -> None:
         """Kill what a dead shim left of its container, remove all of it, and say that it ended if nobody has."""
         shim.kill()
+        await shim.ended()
         pid = bundle.init_pid() or 0
         status, at = _UNSEEN_EXIT, typeurl.now()
         seen = bundle.exit()
@@ -356,7 +357,7 @@ class ShimManager:
         if seen is not None:
             status, at = seen[0], typeurl.timestamp(seen[1])
         mount.unmount_all(bundle.rootfs, mount.MNT_DETACH)
-        _remove_socket(shim)
+        shim.remove_socket()
         shim.close()
         bundle.delete()
         exited = events_pb2.TaskExit(container_id=bundle.id, id=bundle.id, pid=pid, exit_status=status, exited_at=at)
@@ -457,15 +458,6 @@ def _shim_cgroup(packed: AnyMessage | None) -> str:
     if isinstance(message, (options_pb2.Options, runc_pb2.CreateOptions)):
         return message.shim_cgroup
     return ""
-
-
-def _remove_socket(shim: ShimProcess) -> None:
-    if shim.local:
-        return
-    try:
-        os.unlink(shim.path)
-    except FileNotFoundError:
-        return
 
 
 async def _delete_container(bundle: Bundle) -> None:

@@ -44,6 +44,9 @@ TARGETS = (FORKED, PROGRAM)
 #: Seconds for a binary's `start`, and for its `delete`.
 _START_TIMEOUT, _DELETE_TIMEOUT = 30.0, 5.0
 
+#: Seconds for a process that was killed to be gone.
+_END_TIMEOUT = 1.0
+
 
 #: The address of a shim that is part of the daemon.
 LOCAL = "local://"
@@ -80,6 +83,26 @@ class ShimProcess:
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             except ProcessLookupError:
                 return
+
+    async def ended(self) -> None:
+        """Return when the process has ended, or after a second: what it held is closed then."""
+        if self.pidfd < 0:
+            return
+        loop = asyncio.get_running_loop()
+        gone = asyncio.Event()
+        loop.add_reader(self.pidfd, gone.set)
+        try:
+            async with asyncio.timeout(_END_TIMEOUT):
+                await gone.wait()
+        except TimeoutError:
+            log.warning("shim %d does not end", self.pid)
+        finally:
+            loop.remove_reader(self.pidfd)
+
+    def remove_socket(self) -> None:
+        """Remove the file of the socket, unless somebody listens there: by now another shim of the same group may."""
+        if not self.local and not shim_socket.answers(self.path):
+            _unlink(self.path)
 
     def close(self) -> None:
         if self.pidfd >= 0:
