@@ -2,11 +2,15 @@
 
 It has one thread and no event loop. A request is one SOCK_SEQPACKET message, JSON with descriptors; so is the answer.
 
-A child waits for its request on a socket of its own, so it can be made before there is one: a target with an attribute
-``warm``, a function, is kept one child ahead, which has called it and is handed over without a fork on the way.
+One child is always ahead of its request, which it takes from the socket and answers by itself. The zygote only waits to
+be told to fork the next: whatever it did besides would be written into pages that its children share with it, and each
+of them would hold a copy.
 
-The child is made by two forks, so that its parent is init and not the zygote: whoever asked waits for it by a pidfd,
-which is opened while the intermediate process still holds the child's place in the process table.
+A target may have an attribute ``warm``, a function. It is called in the zygote before anything is forked, until the
+interpreter has specialised the code and filled its caches, and in every child before its request: what a first call
+costs has been paid by then.
+
+The child is made by two forks, so that its parent is init and not the zygote: whoever asked waits for it by a pidfd.
 """
 
 from __future__ import annotations
@@ -18,12 +22,13 @@ import importlib
 import json
 import os
 import random
+import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any, NoReturn
 
 from wherry.linux.process import die_with_parent, set_name, set_title
@@ -35,28 +40,15 @@ Target = Callable[[dict[str, Any], list[int]], None]
 MAX_REQUEST = 64 << 10
 MAX_DESCRIPTORS = 16
 
+#: How often the zygote calls what its children will: CPython specialises a function at its eighth call.
+WARM_ROUNDS = 8
+
+#: What a child tells the zygote: it has a request, or there will be none any more.
+_TAKEN = b"1"
+_CLOSED = b"0"
+
 #: Above every descriptor's number: fs.nr_open as kernels have it.
 _ALL = 1 << 20
-
-
-class _Child:
-    """A child that waits for its request."""
-
-    def __init__(self, pid: int, pidfd: int, request_socket: socket.socket) -> None:
-        self.pid = pid
-        self.pidfd = pidfd
-        self._socket = request_socket
-
-    def hand_over(self, request: bytes, fds: list[int]) -> bool:
-        """Give the child its request; False if it is dead."""
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        try:
-            self._socket.sendmsg([request], rights)
-        except (BrokenPipeError, ConnectionResetError):
-            return False
-        finally:
-            self._socket.close()
-        return True
 
 
 def main() -> None:
@@ -67,62 +59,77 @@ def main() -> None:
     set_title("wherry-zygote")
     set_name("wherry-zygote")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for _ in range(WARM_ROUNDS):
+        _warm(targets)
     # Pages that no collector touches stay shared with every child.
     gc.collect()
     gc.freeze()
     gc.disable()
     control.send(b'{"ready": true}')
-    spares: dict[str, _Child] = {}
+    asked = False
     while True:
-        for name, target in targets.items():
-            if hasattr(target, "warm") and name not in spares:
-                try:
-                    spares[name] = _fork(target)
-                except OSError as error:
-                    # No process, memory or descriptor to be had just now: the next request may find some, or is told.
-                    print(f"zygote: no child ahead of its time: {error}", file=sys.stderr)  # noqa: T201
-        data, ancillary, _flags, _address = control.recvmsg(MAX_REQUEST, socket.CMSG_SPACE(MAX_DESCRIPTORS * 4))
-        if not data:
-            return
-        fds = _descriptors(ancillary)
         try:
-            child = _give(data, fds, targets, spares)
-        except Exception as error:
-            answer: dict[str, Any] = {"error": f"{type(error).__name__}: {error}"}
-            rights = []
-        else:
-            answer = {"pid": child.pid}
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [child.pidfd]))]
-        finally:
-            for fd in fds:
-                os.close(fd)
-        try:
-            control.sendmsg([json.dumps(answer).encode()], rights)
-        except BrokenPipeError:
+            said = _child_ahead(targets, control)
+            error = OSError("a child died before it had taken a request")
+        except OSError as failure:
+            # No process, memory or descriptor to be had just now: the next request may find some, or is told.
+            said, error = b"", failure
+        if said == _CLOSED:
             return
-        if rights:
-            os.close(child.pidfd)
-
-
-def _give(data: bytes, fds: list[int], targets: dict[str, Target], spares: dict[str, _Child]) -> _Child:
-    name = json.loads(data)["target"]
-    spare = spares.pop(name, None)
-    if spare is not None:
-        if spare.hand_over(data, fds):
-            return spare
-        os.close(spare.pidfd)
-    if name not in targets:
-        raise LookupError(f"no target {name}")
-    child = _fork(targets[name])
-    if not child.hand_over(data, fds):
-        raise OSError("the child died at once")
-    return child
+        if said != _TAKEN:
+            if asked and not _refuse(control, error):
+                return
+            select.select([control], [], [])
+        asked = said != _TAKEN
 
 
 def _import(name: str) -> Target:
     module, _, function = name.partition(":")
     target: Target = getattr(importlib.import_module(module), function)
     return target
+
+
+def _warm(targets: dict[str, Target]) -> None:
+    for target in targets.values():
+        warm = getattr(target, "warm", None)
+        if warm is not None:
+            warm()
+
+
+def _child_ahead(targets: dict[str, Target], control: socket.socket) -> bytes:
+    """Fork a child and return what it says: b"" if it died instead. OSError if there can be none."""
+    read, write = os.pipe()
+    try:
+        try:
+            between = os.fork()
+            if between == 0:
+                _fork_again(targets, control, write)
+        finally:
+            os.close(write)
+        status = os.waitstatus_to_exitcode(os.waitpid(between, 0)[1])
+        if status:
+            raise OSError(status, os.strerror(status) if status > 0 else "the intermediate process was killed")
+        return os.read(read, 1)
+    finally:
+        os.close(read)
+
+
+def _refuse(control: socket.socket, error: OSError) -> bool:
+    """Answer the next request with the reason why there is no child for it; False if the other end has closed."""
+    data, ancillary, _flags, _address = control.recvmsg(MAX_REQUEST, socket.CMSG_SPACE(MAX_DESCRIPTORS * 4))
+    for fd in _descriptors(ancillary):
+        os.close(fd)
+    return bool(data) and _answer(control, {"error": f"{type(error).__name__}: {error}"})
+
+
+def _answer(control: socket.socket, values: dict[str, Any], *fds: int) -> bool:
+    """Send an answer; False if the other end has closed."""
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    try:
+        control.sendmsg([json.dumps(values).encode()], rights)
+    except (BrokenPipeError, ConnectionResetError):
+        return False
+    return True
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
@@ -133,61 +140,27 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     return list(fds)
 
 
-def _fork(target: Target) -> _Child:
-    with ExitStack() as undo:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        undo.callback(ours.close)
-        with theirs:
-            pid, pidfd = _fork_twice(target, theirs)
-        undo.pop_all()
-    return _Child(pid, pidfd, ours)
+def _fork_again(targets: dict[str, Target], control: socket.socket, zygote: int) -> NoReturn:
+    """Be the process between the zygote and its child, which becomes init's; the exit status is an errno."""
+    status = 0
+    try:
+        os.setsid()
+        between = os.getpid()
+        if os.fork() == 0:
+            _become(targets, control, zygote, between)
+    except OSError as error:
+        status = error.errno or 1
+    finally:
+        os._exit(status)
 
 
-def _fork_twice(target: Target, request_socket: socket.socket) -> tuple[int, int]:
-    """Fork the child and return its pid and pidfd; OSError if that is not to be had."""
-    with ExitStack() as ends:
-        pid_read, pid_write = os.pipe()
-        ends.callback(os.close, pid_read)
-        writing = ends.enter_context(ExitStack())
-        writing.callback(os.close, pid_write)
-        go_read, go_write = os.pipe()
-        ends.callback(os.close, go_read)
-        going = ends.enter_context(ExitStack())
-        going.callback(os.close, go_write)
-        between = os.fork()
-        if between == 0:
-            # Nothing but os._exit leaves this branch.
-            try:
-                os.setsid()
-                child = os.fork()
-                if child == 0:
-                    _become(target, request_socket)
-                os.write(pid_write, str(child).encode())
-                os.close(go_write)
-                # Until the pidfd is open: the child, should it end now, stays a zombie of this process.
-                os.read(go_read, 1)
-            except OSError as error:
-                os.write(pid_write, f"-{error.errno}".encode())
-            finally:
-                os._exit(0)
-        try:
-            writing.close()
-            answer = int(os.read(pid_read, 32) or b"-0")
-            if answer <= 0:
-                raise OSError(-answer, os.strerror(-answer) if answer else "the intermediate process was killed")
-            return answer, os.pidfd_open(answer)
-        finally:
-            going.close()
-            os.waitpid(between, 0)
-
-
-def _become(target: Target, request_socket: socket.socket) -> NoReturn:
+def _become(targets: dict[str, Target], control: socket.socket, zygote: int, between: int) -> NoReturn:
     """Be the child: a clean process that waits for its request, runs the target and ends."""
     status = 1
     try:
-        conversation = _clean_descriptors([request_socket.detach()])[0]
+        conversation, zygote = _clean_descriptors([control.detach(), zygote])
         for number in range(1, signal.NSIG):
-            if number not in (signal.SIGKILL, signal.SIGSTOP):
+            if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE):
                 try:
                     signal.signal(number, signal.SIG_DFL)
                 except (OSError, ValueError):
@@ -196,23 +169,57 @@ def _become(target: Target, request_socket: socket.socket) -> NoReturn:
         os.umask(0o022)
         random.seed()
         gc.enable()
-        warm = getattr(target, "warm", None)
-        if warm is not None:
-            warm()
+        _warm(targets)
+        while os.getppid() == between:
+            time.sleep(0.0005)  # it is about to end, and nothing tells when init has become our parent
         with socket.socket(fileno=conversation) as requests:
-            data, ancillary, _flags, _address = requests.recvmsg(MAX_REQUEST, socket.CMSG_SPACE(MAX_DESCRIPTORS * 4))
-            given = _descriptors(ancillary)
-        if data:  # else the zygote is gone, and nobody will ask any more
-            request = json.loads(data)
-            if request["title"]:
-                set_title(request["title"])
-                set_name(request["title"].partition(" ")[0])
-            target(request["arguments"], _clean_descriptors(given))
+            request = _take_request(targets, requests, zygote)
+        os.close(zygote)
+        # Ignored until now: the zygote, or who asked, may have died meanwhile.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        if request is not None:
+            target, arguments, given = request
+            target(arguments, _clean_descriptors(given))
         status = 0
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def _take_request(
+    targets: dict[str, Target], requests: socket.socket, zygote: int
+) -> tuple[Target, dict[str, Any], list[int]] | None:
+    """Wait for a request and answer it; returns what to run, None if there is nobody to run it for."""
+    poll = select.poll()
+    poll.register(requests, select.POLLIN)
+    poll.register(zygote, 0)  # its error is always told: once the zygote is dead nobody reads
+    if zygote in dict(poll.poll()):
+        return None
+    data, ancillary, _flags, _address = requests.recvmsg(MAX_REQUEST, socket.CMSG_SPACE(MAX_DESCRIPTORS * 4))
+    request = json.loads(data or b"{}")
+    target = targets.get(request.get("target"))
+    answered = bool(request) and _answer_request(request, target, requests)
+    try:
+        os.write(zygote, _TAKEN if data else _CLOSED)
+    except BrokenPipeError:
+        pass  # it has died just now: this request has been answered all the same
+    if target is None or not answered:
+        return None
+    if request["title"]:
+        set_title(request["title"])
+        set_name(request["title"].partition(" ")[0])
+    return target, request["arguments"], _descriptors(ancillary)
+
+
+def _answer_request(request: dict[str, Any], target: Target | None, requests: socket.socket) -> bool:
+    if target is None:
+        return _answer(requests, {"error": f"LookupError: no target {request['target']}"})
+    pidfd = os.pidfd_open(os.getpid())
+    try:
+        return _answer(requests, {"pid": os.getpid()}, pidfd)
+    finally:
+        os.close(pidfd)
 
 
 def _clean_descriptors(fds: list[int]) -> list[int]:
