@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -24,6 +25,7 @@ from wherry.api import typeurl
 from wherry.api.events.events_pb2 import NamespaceCreate
 from wherry.api.services.events.v1 import events_pb2
 from wherry.client.client import Client
+from wherry.client.events import subscribe
 from wherry.rpc.blocking_channel import BlockingTtrpcChannel
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -161,25 +163,53 @@ def test_the_daemons_sockets_are_gone(daemon: Wherryd, namespace: str) -> None:
 
 def test_events_wait_for_the_daemon(daemon: Wherryd, namespace: str) -> None:
     ids = [run(daemon, namespace, "sh", "-c", f"sleep 0.5; exit {number}") for number in (3, 4, 5)]
+    shims = [int(line.split()[0]) for line in leaks.processes(namespace) if " -id " in line]
+    assert len(shims) == len(ids)
     daemon.kill()
     time.sleep(3)  # containers end, and their shims try ever more seldom
-    daemon.start()
-    told: dict[str, str] = {}
-    with events(daemon, namespace) as listening:
-        assert listening.stdout is not None
-        timer = threading.Timer(30, listening.kill)
-        timer.start()
-        for line in listening.stdout:
-            if "/tasks/exit" in line:
-                name = next(id for id in ids if id in line)
-                assert name not in told, "told twice"
-                told[name] = line.partition('"exit_status":')[2][0]
-            if len(told) == len(ids):
-                break
-        timer.cancel()
-    assert told == dict(zip(ids, "345", strict=True))
+    for pid in shims:
+        os.kill(pid, signal.SIGSTOP)  # until somebody listens
+    starting = threading.Thread(target=daemon.start)
+    starting.start()
+    address = f"{daemon.address}.ttrpc"
+    until(lambda: _accepts(address), "listening")
+    told: dict[str, int] = {}
+    client, other = (Client(BlockingTtrpcChannel.connect(address), namespace) for _ in range(2))
+    envelopes = subscribe(client, [f"namespace=={namespace}"])
+    heard = threading.Event()
+
+    def call() -> None:
+        while not heard.wait(0.3):
+            _publish(other, "is anybody there")
+
+    calling = threading.Thread(target=call)
+    calling.start()
+    while len(told) < len(ids):
+        envelope = client.channel.run(anext(envelopes))  # type: ignore[attr-defined]
+        if envelope.topic == "/test/event" and not heard.is_set():
+            heard.set()
+            for pid in shims:
+                os.kill(pid, signal.SIGCONT)
+        elif envelope.topic == "/tasks/exit":
+            event = typeurl.unpack(envelope.event)
+            assert event.container_id not in told, "told twice"
+            told[event.container_id] = event.exit_status
+    calling.join()
+    starting.join()
+    for each in (client, other):
+        each.channel.run(each.channel.close())  # type: ignore[attr-defined]
+    assert told == dict(zip(ids, (3, 4, 5), strict=True))
     for id, status in zip(ids, (3, 4, 5), strict=True):
         end(daemon, namespace, id, status)
+
+
+def _accepts(address: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(address)
+        except OSError:
+            return False
+    return True
 
 
 def test_a_stopped_subscriber(daemon: Wherryd, namespace: str) -> None:
