@@ -83,8 +83,8 @@ class Daemons:
 
 
 @contextmanager
-def running_daemons() -> Iterator[Daemons]:
-    """Run both daemons in a temporary directory; containers that the block leaves are ended with them."""
+def running_daemons(*flags: str) -> Iterator[Daemons]:
+    """Run both daemons in a temporary directory, wherryd with flags; what the block leaves running ends with them."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that `timeout` cleans up as Ctrl-C does
     namespace = f"bench{os.getpid()}"
     with ExitStack() as undo:
@@ -95,7 +95,7 @@ def running_daemons() -> Iterator[Daemons]:
         )
         ours = undo.enter_context(
             _daemon(
-                [str(BIN / "wherryd"), "--root", f"{place}/r", "--state", f"{place}/s"],
+                [str(BIN / "wherryd"), "--root", f"{place}/r", "--state", f"{place}/s", *flags],
                 f"{place}/s/wherry.sock",
                 namespace + "w",
             )

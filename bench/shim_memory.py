@@ -3,7 +3,8 @@
 
 For N containers: (Pss and page tables of the daemon, its zygote and all shims, less those of daemon and zygote without
 a container) / N; once more with N = 20 after the zygote was killed; and what a shim of ours holds by itself that
-Debian's containerd started with exec.
+Debian's containerd started with exec. With --ksm also what is left where the kernel's KSM runs and wherryd's shims take
+part (`ksm = true`): it is turned on for that, and off again.
 
 Figures in MiB, as a table in Markdown.
 """
@@ -17,8 +18,8 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -42,6 +43,8 @@ from wherry.client.client import Client
 
 _SLEEP = ["sleep", "1000000"]
 
+_KSM = Path("/sys/kernel/mm/ksm")
+
 
 def held(pids: Sequence[int]) -> float:
     """Return what processes hold together, their page tables included, in MiB."""
@@ -53,8 +56,21 @@ def daemon_pids(daemon: Daemon) -> list[int]:
     return [daemon.pid, *zygote(daemon.pid), *spares(daemon.pid)]
 
 
-async def per_container(client: Client, daemon: Daemon, count: int, *, kill_zygote: bool = False) -> float:
+def a_second() -> None:
+    """Let everything come to rest."""
+    time.sleep(1)
+
+
+async def per_container(
+    client: Client,
+    daemon: Daemon,
+    count: int,
+    *,
+    kill_zygote: bool = False,
+    settle: Callable[[], None] = a_second,
+) -> float:
     """Return what each of some containers costs, in MiB."""
+    settle()
     before = held(daemon_pids(daemon))
     async with AsyncExitStack() as undo:
         tasks = [
@@ -65,7 +81,7 @@ async def per_container(client: Client, daemon: Daemon, count: int, *, kill_zygo
                 os.kill(pid, signal.SIGKILL)
             # The next container has another zygote made.
             tasks.append(await undo.enter_async_context(container(client, f"m{count}-last", _SLEEP)))
-        time.sleep(1)
+        settle()
         shims = {parent(task.pid) for task in tasks}
         return (held([*daemon_pids(daemon), *shims]) - before) / len(tasks)
 
@@ -103,15 +119,55 @@ async def measure(daemons: Daemons, counts: Sequence[int], exec_count: int) -> l
     return lines
 
 
+@contextmanager
+def merging() -> Iterator[None]:
+    """Have the kernel merge pages while the block lasts, fast; then as before."""
+    kept = {name: (_KSM / name).read_text() for name in ("run", "pages_to_scan")}
+    try:
+        (_KSM / "pages_to_scan").write_text("5000")
+        (_KSM / "run").write_text("1")
+        yield
+    finally:
+        (_KSM / "run").write_text("2")  # nothing stays merged
+        for name, value in kept.items():
+            (_KSM / name).write_text(value)
+
+
+def scanned() -> None:
+    """Wait until the kernel has looked at every page three times: the first two only take down what a page holds."""
+    begun = int((_KSM / "full_scans").read_text())
+    while int((_KSM / "full_scans").read_text()) < begun + 4:
+        time.sleep(0.1)
+
+
+async def measure_merged(daemons: Daemons, counts: Sequence[int]) -> list[str]:
+    """Return the lines of the table for shims whose equal pages are kept once."""
+    lines = []
+    async with clients(daemons) as found:
+        ours, theirs = found["wherryd, ttrpc"], found["containerd, gRPC"]
+        for client, daemon in ((ours, daemons.wherryd), (theirs, daemons.containerd)):
+            await per_container(client, daemon, 1)
+        for count in counts:
+            mine = await per_container(ours, daemons.wherryd, count, settle=scanned)
+            other = await per_container(theirs, daemons.containerd, count)
+            lines.append(figure(f"an idle container of {count}, `ksm = true`", mine, other, "MiB", "< 1"))
+    return lines
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 20, 100], help="numbers of containers")
     parser.add_argument("--exec-count", type=int, default=100, help="shims of ours under containerd")
+    parser.add_argument("--ksm", action="store_true", help="turn the kernel's KSM on, and measure with it as well")
     options = parser.parse_args()
     with running_daemons() as daemons:
         daemons.import_image()
         lines = asyncio.run(measure(daemons, options.counts, options.exec_count))
+    if options.ksm:
+        with merging(), running_daemons("--ksm") as daemons:
+            daemons.import_image()
+            lines += asyncio.run(measure_merged(daemons, options.counts))
     print(HEADING, *lines, sep="\n")
 
 

@@ -64,7 +64,7 @@ def test_runtimes(tmp_path: Path) -> None:
     [
         (
             "rooot = '/x'",
-            "{path}: unknown key rooot; there are root, state, address, log_level, log_format, no_shim, runtimes",
+            "{path}: unknown key rooot; there are root, state, address, log_level, log_format, no_shim, ksm, runtimes",
         ),
         ("no_shim = 'true'", "{path}: no_shim must be a boolean, and is a string"),
         ("root = 3", "{path}: root must be a string, and is an integer"),
@@ -118,7 +118,7 @@ def test_a_socket_path_has_107_bytes_with_its_ttrpc_sibling(length: int, right: 
 
 def test_the_default_file_says_the_defaults(tmp_path: Path) -> None:
     text = default_text()
-    assert set(tomllib.loads(text)) == {"root", "state", "address", "log_level", "log_format", "no_shim"}
+    assert set(tomllib.loads(text)) == {"root", "state", "address", "log_level", "log_format", "no_shim", "ksm"}
     assert load({"config": written(tmp_path, text)}, {}) == Config()
     # Its example, uncommented, is right as well.
     example = text.replace("# [runtimes", "[runtimes").replace("# shim =", "shim =")

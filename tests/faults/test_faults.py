@@ -22,7 +22,7 @@ from tests.harness.command import environment
 from tests.harness.daemon import Wherryd
 from tests.runtime.test_survival import tasks, until
 from wherry.api import typeurl
-from wherry.api.events.events_pb2 import NamespaceCreate
+from wherry.api.events.events_pb2 import NamespaceCreate, TaskExit
 from wherry.api.services.events.v1 import events_pb2
 from wherry.client.client import Client
 from wherry.client.events import subscribe
@@ -191,7 +191,7 @@ def test_events_wait_for_the_daemon(daemon: Wherryd, namespace: str) -> None:
             for pid in shims:
                 os.kill(pid, signal.SIGCONT)
         elif envelope.topic == "/tasks/exit":
-            event = typeurl.unpack(envelope.event)
+            event = TaskExit.FromString(envelope.event.value)
             assert event.container_id not in told, "told twice"
             told[event.container_id] = event.exit_status
     calling.join()

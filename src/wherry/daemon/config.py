@@ -21,7 +21,8 @@ class Config:
     """What a daemon is told.
 
     `runtimes` maps a runtime's name to the shim binary that overrides the usual choice. With `no_shim` the daemon is
-    itself the shim of containers that wherry's own would have: they end with it.
+    itself the shim of containers that wherry's own would have: they end with it. `ksm` lets the kernel keep equal pages
+    of shims once, where its KSM runs.
     """
 
     root: str = "/var/lib/wherry"
@@ -30,6 +31,7 @@ class Config:
     log_level: str = "info"
     log_format: str = "text"
     no_shim: bool = False
+    ksm: bool = False
     runtimes: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -44,7 +46,7 @@ class Config:
 
 
 _KEYS = tuple(each.name for each in fields(Config) if each.name != "runtimes")
-_SWITCHES = ("no_shim",)
+_SWITCHES = ("no_shim", "ksm")
 _PATH_KEYS = ("root", "state", "address")
 
 
@@ -141,7 +143,7 @@ def _checked(key: str, value: str, source: str) -> str:
             raise InvalidArgument(f"{source}: {key} {value!r} must be an absolute path")
         # Names of shims' sockets are made from it: they must not depend on how it was written.
         return os.path.normpath(path)
-    allowed = {"log_level": LOG_LEVELS, "log_format": LOG_FORMATS, "no_shim": ("true", "false")}[key]
+    allowed = ("true", "false") if key in _SWITCHES else {"log_level": LOG_LEVELS, "log_format": LOG_FORMATS}[key]
     if value not in allowed:
         raise InvalidArgument(f"{source}: {key} {value!r} must be one of {', '.join(allowed)}")
     return value
@@ -168,6 +170,11 @@ log_format = "{default.log_format}"
 
 # Be the shim of containers that wherry's own would have, in this process: they end with the daemon.
 no_shim = {str(default.no_shim).lower()}
+
+# Let the kernel keep equal pages of shims once (KSM; `echo 1 >/sys/kernel/mm/ksm/run` turns it on): an idle shim then
+# holds a tenth. What is merged can be told apart from what is not by the time that a write takes, so leave this off
+# where containers may not learn what other processes that take part hold.
+ksm = {str(default.ksm).lower()}
 
 # The shim of a runtime, by the runtime's name. Without one, io.containerd.runc.v2 and io.containerd.wherry.v2 are
 # wherry's own shim, and any other io.containerd.NAME.vN is containerd-shim-NAME-vN in PATH.

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: Flags that take no value.
-_SWITCHES = ("-h", "--help", "--version", "--no-shim")
+_SWITCHES = ("-h", "--help", "--version", "--no-shim", "--ksm")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +60,7 @@ def _configured(options: argparse.Namespace) -> int:
     if options.command == "config" and options.what == "default":
         sys.stdout.write(config.default_text())
         return 0
-    keys = ("config", "root", "state", "address", "log_level", "log_format", "no_shim")
+    keys = ("config", "root", "state", "address", "log_level", "log_format", "no_shim", "ksm")
     loaded = config.load({key: getattr(options, key) for key in keys}, os.environ)
     if options.command == "config":
         import tomli_w
@@ -104,6 +104,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_const",
         const="true",
         help="be the shim of containers in this process: they end with the daemon",
+    )
+    parser.add_argument(
+        "--ksm",
+        action="store_const",
+        const="true",
+        help="let the kernel's KSM, if it runs, keep equal pages of shims once",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     configuration = commands.add_parser("config", help="print the configuration")

@@ -36,6 +36,7 @@ from wherry.daemon.services.tasks import TasksService
 from wherry.daemon.services.version import VersionService
 from wherry.errors import FailedPrecondition
 from wherry.images import process
+from wherry.linux import ksm
 from wherry.rpc.service import Service
 from wherry.rpc.ttrpc_server import TtrpcServer
 from wherry.store.containers import ContainerStore
@@ -103,7 +104,9 @@ class Daemon:
         """Make the parts, find the tasks that are there, and serve; `undo` takes everything down again."""
         config = self.config
         # gRPC starts threads as soon as it is imported: the zygote is there before it, and makes all our children.
-        zygote = await Zygote.start(ZYGOTE_TARGETS)
+        if config.ksm and ksm.switch() != "1":
+            log.warning("ksm: the kernel merges nothing; `echo 1 >/sys/kernel/mm/ksm/run` turns it on, if it has KSM")
+        zygote = await Zygote.start(ZYGOTE_TARGETS, mergeable=config.ksm and bool(ksm.switch()))
         undo.push_async_callback(zygote.close)
         _raise_open_files()
         database = _open_database(os.path.join(config.root, _DATABASE))

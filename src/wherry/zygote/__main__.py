@@ -1,4 +1,4 @@
-"""The zygote itself: ``python -m wherry.zygote FD PADDING TARGET...``, started by wherry.zygote.client.
+"""The zygote itself: ``python -m wherry.zygote FD PADDING MEMORY TARGET...``, started by wherry.zygote.client.
 
 It has one thread and no event loop. A request is one SOCK_SEQPACKET message, JSON with descriptors; so is the answer.
 
@@ -9,6 +9,8 @@ of them would hold a copy.
 A target may have an attribute ``warm``, a function. It is called in the zygote before anything is forked, until the
 interpreter has specialised the code and filled its caches, and in every child before its request: what a first call
 costs has been paid by then.
+
+MEMORY says whether the kernel may merge equal pages of the children: "mergeable" or "private".
 
 The child is made by two forks, so that its parent is init and not the zygote: whoever asked waits for it by a pidfd.
 """
@@ -31,6 +33,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from wherry.linux import ksm
 from wherry.linux.process import die_with_parent, set_name, set_title
 from wherry.startup import forgo_tls
 
@@ -42,6 +45,10 @@ MAX_DESCRIPTORS = 16
 
 #: How often the zygote calls what its children will: CPython specialises a function at its eighth call.
 WARM_ROUNDS = 8
+
+#: Words for MEMORY.
+MERGEABLE = "mergeable"
+PRIVATE = "private"
 
 #: What a child tells the zygote: it has a request, or there will be none any more.
 _TAKEN = b"1"
@@ -55,12 +62,14 @@ def main() -> None:
     """Import the targets, say so, and fork until the other end closes."""
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
-    targets = {name: _import(name) for name in sys.argv[3:]}
+    targets = {name: _import(name) for name in sys.argv[4:]}
     set_title("wherry-zygote")
     set_name("wherry-zygote")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for _ in range(WARM_ROUNDS):
         _warm(targets)
+    if sys.argv[3] == MERGEABLE:
+        ksm.make_mergeable()
     # Pages that no collector touches stay shared with every child.
     gc.collect()
     gc.freeze()

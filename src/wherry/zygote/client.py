@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wherry.errors import Unavailable, Unknown
-from wherry.zygote.__main__ import MAX_REQUEST
+from wherry.zygote.__main__ import MAX_REQUEST, MERGEABLE, PRIVATE
 
 log = logging.getLogger(__name__)
 
@@ -128,15 +128,19 @@ class _Control:
 class Zygote:
     """A zygote that is replaced when it dies. One request at a time: a fork takes some milliseconds."""
 
-    def __init__(self, targets: Sequence[str]) -> None:
+    def __init__(self, targets: Sequence[str], *, mergeable: bool = False) -> None:
         self._targets = list(targets)
+        self._memory = MERGEABLE if mergeable else PRIVATE
         self._lock = asyncio.Lock()
         self._control: _Control | None = None
 
     @classmethod
-    async def start(cls, targets: Sequence[str]) -> Zygote:
-        """Start a zygote that has the targets ("module:function") imported. Unavailable if it cannot import them."""
-        zygote = cls(targets)
+    async def start(cls, targets: Sequence[str], *, mergeable: bool = False) -> Zygote:
+        """Start a zygote that has the targets ("module:function") imported. Unavailable if it cannot import them.
+
+        With `mergeable` the kernel's KSM, if it runs, may keep equal pages of the children once.
+        """
+        zygote = cls(targets, mergeable=mergeable)
         zygote._control = await zygote._start()
         return zygote
 
@@ -183,7 +187,8 @@ class Zygote:
     async def _start(self) -> _Control:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            command = [sys.executable, "-m", "wherry.zygote", str(theirs.fileno()), _PADDING, *self._targets]
+            options = [str(theirs.fileno()), _PADDING, self._memory]
+            command = [sys.executable, "-m", "wherry.zygote", *options, *self._targets]
             # Not asyncio's: its watcher would wait for the process in a thread of its own.
             process = subprocess.Popen(  # noqa: ASYNC220
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
