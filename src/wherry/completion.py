@@ -15,15 +15,21 @@ async def run_to_completion(tasks: asyncio.TaskGroup, work: Coroutine[Any, Any, 
     A caller that is cancelled (its client went away, its deadline passed) leaves the work going on: it must not stop
     half-way through what it changes.
     """
-    return (await asyncio.shield(tasks.create_task(_outcome(work)))).result()
+    outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    tasks.create_task(_finish(work, outcome))
+    return await outcome
 
 
-async def _outcome(work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
-    # A failure that escaped a task of the group would end all the others.
-    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+async def _finish(work: Coroutine[Any, Any, T], outcome: asyncio.Future[T]) -> None:
     try:
-        future.set_result(await work)
+        result = await work
     except Exception as error:
-        future.set_exception(error)
-        future.exception()  # retrieved: the caller may be gone
-    return future
+        # A failure that escaped a task of the group would end all the others.
+        if not outcome.done():
+            outcome.set_exception(error)
+    except BaseException:
+        outcome.cancel()
+        raise
+    else:
+        if not outcome.done():  # else the caller has gone
+            outcome.set_result(result)

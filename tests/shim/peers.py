@@ -142,6 +142,10 @@ class Ours(Shim):
         await super().close()
         self._process.wait()
 
+    async def shut_down(self, id: str) -> None:
+        await super().shut_down(id)
+        await self.ended()  # it tells its last events after its connections are closed
+
     async def ended(self) -> int:
         """Return its exit status when it has ended."""
         async with asyncio.timeout(30):

@@ -46,6 +46,10 @@ _MAX_REFUSALS = 5
 
 _EXIT = "/tasks/exit"
 
+#: Turns of the loop that an event lets go before it: the answer to the call that made it is on its way, and somebody
+#: waits for that.
+_TURNS = 4
+
 #: Events of runtime v1 that the shim itself publishes; the daemon publishes the others.
 V1_TOPICS = frozenset({_EXIT})
 
@@ -67,6 +71,7 @@ class Publisher:
         self._nothing = asyncio.Event()
         self._nothing.set()
         self._channel: TtrpcChannel | None = None
+        self._events: Stub
 
     def publish(self, topic: str, event: Message) -> None:
         """Queue an event. It is stamped now; sending is `run`'s work."""
@@ -84,6 +89,8 @@ class Publisher:
         """Send what is queued, for ever."""
         while True:
             await self._something.wait()
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
             await self._deliver(self._waiting[0])
             self._waiting.popleft()
             if not self._waiting:
@@ -131,8 +138,8 @@ class Publisher:
             return
         if self._channel is None or self._channel.closed.done():
             self._channel = await TtrpcChannel.connect(self._ttrpc_address)
-        stub = Stub(self._channel, events_pb2.DESCRIPTOR.services_by_name["Events"])
-        await stub.forward(events_pb2.ForwardRequest(envelope=envelope), metadata=metadata_for(self._namespace))
+            self._events = Stub(self._channel, events_pb2.DESCRIPTOR.services_by_name["Events"])
+        await self._events.forward(events_pb2.ForwardRequest(envelope=envelope), metadata=metadata_for(self._namespace))
 
     async def _send_by_command(self, envelope: Envelope) -> None:
         # Not a pipe: an event with many mounts would fill it, and nobody reads before the command runs.

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from wherry.errors import DeadlineExceeded, Error, Unavailable, Unknown, from_status
 from wherry.ttrpc.connection import ClientConnection, ProtocolError, Received, Responded
+from wherry.ttrpc.receiver import Receiver
 
 Metadata = Sequence[tuple[str, str]]
 
@@ -45,10 +46,11 @@ def _size(event: Responded | Received) -> int:
     return len(event.data or b"") if isinstance(event, Received) else 0
 
 
-class Client(asyncio.Protocol):
+class Client(Receiver):
     """One connection. Calls run concurrently; after its end each fails with Unavailable, "ttrpc: closed"."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._protocol = ClientConnection()
         self._calls: dict[int, _Call] = {}
         self._waiters = 0

@@ -14,6 +14,7 @@ from typing import Any
 
 from wherry.errors import Cancelled, DeadlineExceeded, Error, Unavailable, Unimplemented, to_status
 from wherry.ttrpc.connection import GivenUp, ProtocolError, Received, Refused, Requested, ServerConnection
+from wherry.ttrpc.receiver import Receiver
 
 log = logging.getLogger(__name__)
 
@@ -163,8 +164,9 @@ class _Requests:
         return message
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(Receiver):
     def __init__(self, server: Server) -> None:
+        super().__init__()
         self._server = server
         self._protocol = ServerConnection()
         self._calls: dict[int, asyncio.Task[None]] = {}
