@@ -25,7 +25,8 @@ _TRIES = 4
 def fleet(start_daemon: StartDaemon, busybox_archive: Path, tmp_path: Path) -> Fleet:
     faults = tmp_path / "faults"
     faults.mkdir()
-    env = {"WHERRY_TEST_FAULTS": str(faults), "PYTHONPATH": str(Path(inject.__file__).parent)}
+    places = [str(Path(inject.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {"WHERRY_TEST_FAULTS": str(faults), "PYTHONPATH": os.pathsep.join(places)}
     return Fleet(start_daemon(Wherryd(env=env)), busybox_archive, random.randrange(1 << 32))
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+
+#: Part of every name, for whoever runs tests in order to look at what they leave.
+MARK = "WHERRY_TEST_MARK"
 
 
 def unique(prefix: str) -> str:
     """Return the prefix with eight random characters: valid as namespace, container id and label value."""
-    return prefix + secrets.token_hex(4)
+    return prefix + os.environ.get(MARK, "") + secrets.token_hex(4)
 
 
 class Names:
