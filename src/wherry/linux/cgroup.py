@@ -13,17 +13,29 @@ def unified() -> bool:
 
 
 def join(path: str, pid: int) -> None:
-    """Move a process into a cgroup, made if need be, in every hierarchy there is. OSError if that is refused."""
-    for root in [_ROOT] if unified() else _hierarchies():
-        directory = os.path.join(root, path.lstrip("/"))
+    """Move a process into a cgroup, in every hierarchy that has it. OSError if none has, or if that is refused.
+
+    None is made: nobody would know when to remove it.
+    """
+    roots = [_ROOT] if unified() else _hierarchies()
+    there = [root for root in roots if os.path.isdir(_in(root, path))]
+    for root in there or roots[:1]:
+        procs = os.path.join(_in(root, path), "cgroup.procs")
         try:
-            os.makedirs(directory, exist_ok=True)
-            with open(os.path.join(directory, "cgroup.procs"), "w") as file:
-                file.write(str(pid))
-        except OSError:
+            fd = os.open(procs, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, str(pid).encode())
+            finally:
+                os.close(fd)
+        except OSError as error:
+            error.filename = procs
             # An empty cpuset takes nobody, and a hybrid host's unified hierarchy limits nothing.
-            if os.path.basename(root) not in ("cpuset", "unified"):
+            if not there or os.path.basename(root) not in ("cpuset", "unified"):
                 raise
+
+
+def _in(root: str, path: str) -> str:
+    return os.path.join(root, path.lstrip("/"))
 
 
 def _hierarchies() -> list[str]:

@@ -41,10 +41,21 @@ def start(flags: Flags) -> str:
         except OSError:
             pass  # less than we have may not be set; the container runs all the same
         if told.shim_cgroup:
-            join(told.shim_cgroup, pid)
+            _place(pid, told.shim_cgroup, path)
     with open(os.path.join(bundle, "address"), "w") as file:
         file.write(unix)
     return told.answer(unix)
+
+
+def _place(pid: int, cgroup: str, path: str) -> None:
+    """Put the server into a cgroup; end it, and this program, if that fails."""
+    try:
+        join(cgroup, pid)
+    except OSError as error:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.unlink(path)
+        sys.exit(f"{NAME}: failed to join cgroup {cgroup}: open {error.filename}: {(error.strerror or '').lower()}")
 
 
 def _standard_input() -> bytes:

@@ -15,11 +15,8 @@ from typing import Any
 
 from wherry.api import typeurl
 from wherry.api.events import events_pb2
-from wherry.api.runtime.linux.runctypes import runc_pb2
-from wherry.api.runtime.runc.v1 import options_pb2
 from wherry.api.types.task import task_pb2
 from wherry.api.types.types_pb2 import Envelope
-from wherry.api.wellknown_pb2 import Any as AnyMessage
 from wherry.completion import run_to_completion
 from wherry.daemon.exchange import Exchange
 from wherry.daemon.runtime import bundle as bundles
@@ -180,7 +177,7 @@ class ShimManager:
         shim_log = ShimLog(bundle) if bundle.runtime == bundles.V2 else None
         try:
             log_fd = shim_log.fd if shim_log is not None else -1
-            shim = await self._starter.start(binary, bundle, _shim_cgroup(request.options), log_fd)
+            shim = await self._starter.start(binary, bundle, request.options, log_fd)
             try:
                 return await self._connect(bundle, shim, shim_log)
             except BaseException:
@@ -449,15 +446,6 @@ def _task_create(task: Task, request: CreateRequest) -> events_pb2.TaskCreate:
         checkpoint=request.checkpoint,
         pid=task.pid,
     )
-
-
-def _shim_cgroup(packed: AnyMessage | None) -> str:
-    if packed is None or not packed.value:
-        return ""
-    message = typeurl.unpack(packed)
-    if isinstance(message, (options_pb2.Options, runc_pb2.CreateOptions)):
-        return message.shim_cgroup
-    return ""
 
 
 async def _delete_container(bundle: Bundle) -> None:

@@ -11,13 +11,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from weakref import WeakValueDictionary
 
 from wherry import identifiers
-from wherry.api import shim_socket
+from wherry.api import shim_socket, typeurl
 from wherry.api.runtime.bootstrap.v1.bootstrap_pb2 import BootstrapResult
+from wherry.api.runtime.linux.runctypes import runc_pb2
+from wherry.api.runtime.runc.v1 import options_pb2
 from wherry.api.runtime.task.v2.task_pb2 import DeleteResponse
+from wherry.api.wellknown_pb2 import Any as AnyMessage
 from wherry.daemon.runtime import bundle as bundles
 from wherry.daemon.runtime.bundle import Bundle
 from wherry.errors import Error, InvalidArgument, Unavailable, Unknown
@@ -160,18 +163,24 @@ class Starter:
         #: Held while the shim of a socket is started.
         self._starting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def start(self, binary: str, bundle: Bundle, shim_cgroup: str, log_fd: int) -> ShimProcess:
-        """Start a shim for a bundle. Its log goes to `log_fd` (v2) or to FIFOs of its own (v1)."""
+    async def start(self, binary: str, bundle: Bundle, options: AnyMessage | None, log_fd: int) -> ShimProcess:
+        """Start a shim for a bundle, in the cgroup that the task's options name, if they do.
+
+        Its log goes to `log_fd` (v2) or to FIFOs of its own (v1).
+        """
+        shim_cgroup = _shim_cgroup(options)
         if bundle.runtime == bundles.V1:
             shim = await self._start_v1(binary, bundle)
         elif binary == own_binary():
             shim = await self._fork_or_join(binary, bundle, log_fd)
         else:
-            shim = await self._start_v2(binary, bundle)
-        with ExitStack() as undo:
+            shim = await self._start_v2(binary, bundle, options if shim_cgroup else None)
+        async with AsyncExitStack() as undo:
             undo.callback(shim.close)
-            undo.callback(shim.kill)
             if shim.pid:
+                undo.callback(shim.remove_socket)
+                undo.push_async_callback(shim.ended)
+                undo.callback(shim.kill)
                 self._place(shim, shim_cgroup)
             undo.pop_all()
         log.info(
@@ -186,7 +195,8 @@ class Starter:
             try:
                 join(cgroup, shim.pid)
             except OSError as error:
-                raise Unknown(f"shim cgroup {cgroup}: {(error.strerror or '').lower()}") from None
+                reason = f"open {error.filename}: {(error.strerror or '').lower()}"
+                raise Unknown(f"failed to start shim: failed to join cgroup {cgroup}: {reason}") from None
         try:
             process.adjust_oom_score(shim.pid, process.oom_score() + 1)
         except OSError as error:
@@ -255,9 +265,14 @@ class Starter:
             undo.pop_all()
         return ShimProcess(f"unix://{path}", 1, binary, child.pid, child.pidfd)
 
-    async def _start_v2(self, binary: str, bundle: Bundle) -> ShimProcess:
-        """Run `BINARY … start` and read from its output where the shim listens."""
-        status, output = await self._run(binary, bundle, ["start"], _START_TIMEOUT)
+    async def _start_v2(self, binary: str, bundle: Bundle, options: AnyMessage | None) -> ShimProcess:
+        """Run `BINARY … start` and read from its output where the shim listens.
+
+        `options` go to its standard input. Shims of containerd 2.3 and later want something else there, and shims of
+        every version take nothing for no options: so they are given only where a shim needs them before its create.
+        """
+        told = options.SerializeToString() if options is not None else b""
+        status, output = await self._run(binary, bundle, ["start"], _START_TIMEOUT, input=told)
         if status:
             text = output.decode(errors="replace").strip()
             raise Unknown(f"failed to start shim: start failed: {text}: exit status {status}")
@@ -286,7 +301,14 @@ class Starter:
         }
 
     async def _run(
-        self, binary: str, bundle: Bundle, arguments: list[str], timeout: float, *, both: bool = True
+        self,
+        binary: str,
+        bundle: Bundle,
+        arguments: list[str],
+        timeout: float,
+        *,
+        both: bool = True,
+        input: bytes = b"",
     ) -> tuple[int, bytes]:
         command = [binary, "-namespace", bundle.namespace, "-address", self._address]
         command += ["-publish-binary", daemon_binary(), "-id", bundle.id]
@@ -297,13 +319,13 @@ class Starter:
             *arguments,
             cwd=bundle.path,
             env={**os.environ, **self._environment(bundle)},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if input else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if both else subprocess.DEVNULL,
         )
         try:
             async with asyncio.timeout(timeout):
-                output, _ = await child.communicate()
+                output, _ = await child.communicate(input or None)
         except TimeoutError:
             child.kill()
             await child.wait()
@@ -332,6 +354,15 @@ def parse_start(output: bytes) -> tuple[str, int]:
     if result.address and result.protocol == "ttrpc":
         return result.address, result.version
     raise Unknown(f"shim start: not understood: {text[:200]}")
+
+
+def _shim_cgroup(packed: AnyMessage | None) -> str:
+    if packed is None or not packed.value:
+        return ""
+    message = typeurl.unpack(packed)
+    if isinstance(message, (options_pb2.Options, runc_pb2.CreateOptions)):
+        return message.shim_cgroup
+    return ""
 
 
 def _fifo(path: str) -> int:
