@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +17,7 @@ from tests.harness import leaks
 from tests.harness.archives import BUSYBOX
 from tests.harness.command import environment
 from tests.harness.daemon import Wherryd
+from tests.harness.events import listening
 from tests.runtime.test_survival import tasks, until
 from wherry.api import typeurl
 from wherry.api.events.events_pb2 import NamespaceCreate, TaskExit
@@ -63,17 +61,6 @@ def resident(pid: int) -> int:
     """Return a process's resident set in KiB."""
     (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1])
-
-
-@contextmanager
-def events(daemon: Wherryd, namespace: str) -> Iterator[subprocess.Popen[str]]:
-    """Run `ctr events` for the length of a block."""
-    command = daemon.ctr_command("events", f"namespace=={namespace}")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(), text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def test_zombies_by_the_thousand(daemon: Wherryd, namespace: str) -> None:
@@ -214,9 +201,8 @@ def _accepts(address: str) -> bool:
 
 def test_a_stopped_subscriber(daemon: Wherryd, namespace: str) -> None:
     """It costs the daemon no more than its queue, the other subscribers nothing, and it is told what it missed."""
-    with events(daemon, namespace) as stopped, events(daemon, namespace) as other:
-        assert stopped.stdout is not None and other.stdout is not None
-        until(lambda: _told(daemon, namespace, other), "subscribed")
+    with listening(daemon, namespace) as stopped, listening(daemon, namespace) as other:
+        assert stopped.stdout is not None
         stopped.send_signal(signal.SIGSTOP)
         before = resident(daemon.pid)
         reading = threading.Thread(target=_read_to, args=(other, "the last"))
@@ -241,12 +227,6 @@ def _publish(client: Client, name: str) -> None:
     event = typeurl.pack(NamespaceCreate(name=name, labels={"padding": "x" * 100}))
     request = events_pb2.PublishRequest(topic="/test/event", event=event)
     client.channel.run(client.events.publish(request, metadata=client.metadata))  # type: ignore[attr-defined]
-
-
-def _told(daemon: Wherryd, namespace: str, listening: subprocess.Popen[str]) -> bool:
-    assert listening.stdout is not None
-    daemon.ctr("namespaces", "label", namespace, "mark=begin", namespace=namespace).check()
-    return bool(select.select([listening.stdout], [], [], 0.2)[0])
 
 
 def _read_to(listening: subprocess.Popen[str], word: str) -> None:

@@ -111,6 +111,8 @@ def test_unknown_image(wherryd: Wherryd, namespace: str) -> None:
         ("nonsense", "nonsense"),
         ("io.containerd.runc.v9", "containerd-shim-runc-v9"),
         ("../../bin/sh", "../../bin/sh"),
+        ("/bin/false", "failed to start shim: start failed"),
+        ("/bin/echo", "shim start: not understood"),
     ],
 )
 def test_unknown_runtime(wherryd: Wherryd, namespace: str, runtime: str, words: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import StartDaemon
 from tests.harness.archives import BUSYBOX
 from tests.harness.daemon import COMMANDS, Daemon, Wherryd
+from tests.harness.events import listening
 
 STOCK = """
 [runtimes."io.containerd.runc.v2"]
@@ -114,6 +115,23 @@ def test_a_shim_that_died_with_the_daemon_is_cleaned_up_at_the_next_start(
     daemon.start()
     until(lambda: not tasks(daemon, namespace), "cleaned up")
     until(lambda: gone(pid), "killed")
+    daemon.ctr("containers", "rm", id, namespace=namespace).check()
+
+
+def test_how_it_ended_is_told_though_the_shim_that_saw_it_was_killed(
+    start_daemon: StartDaemon, busybox_archive: Path
+) -> None:
+    daemon = start_daemon(Wherryd())
+    namespace, id = daemon.namespace(), daemon.id()
+    daemon.ctr("images", "import", busybox_archive, namespace=namespace).check()
+    daemon.ctr("run", "--detach", "--null-io", BUSYBOX, id, "sh", "-c", "exit 7", namespace=namespace).check()
+    until(lambda: tasks(daemon, namespace)[id][1] == "STOPPED", "stopped")
+    with listening(daemon, namespace) as heard:
+        assert heard.stdout is not None
+        os.kill(shim_pid(namespace, id), signal.SIGKILL)
+        line = next(line for line in heard.stdout if "/tasks/" in line)
+    assert "/tasks/delete" in line, "its exit was told before"
+    assert '"exit_status":7' in line
     daemon.ctr("containers", "rm", id, namespace=namespace).check()
 
 
