@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+from pathlib import Path
+
+import pytest
 
 from tests.shim import states
 from tests.shim.lab import Lab, eventually
 from tests.shim.peers import Ours, OursV1, StockV2
 from wherry.api import typeurl
+from wherry.api.runtime.runc.v1.options_pb2 import Options
 
 
 async def test_a_start_is_told_before_the_exit_of_a_short_process(lab: Lab) -> None:
@@ -64,6 +69,45 @@ async def test_init_killed_while_execs_start(lab: Lab) -> None:
     assert exits[-1] == container.id
     started = {event.exec_id for topic, event in events if topic == "/tasks/exec-started"}
     assert started == set(exits[:-1]) == {f"e{n}" for n, result in enumerate(results) if isinstance(result, int)}
+
+
+@pytest.mark.parametrize("own_pids", [True, False], ids=["own pids", "shared pids"])
+async def test_an_exec_that_ends_init_is_told_of_first(lab: Lab, own_pids: bool) -> None:
+    """dockerd forgets a container's execs with its init: their clients would wait for ever."""
+    # Both have ended by the time that the runtime returns.
+    runtime = lab.directory / "slow-runc"
+    runtime.write_text('#!/bin/sh\nrunc "$@" || exit $?\ncase " $* " in *" exec "*) sleep 0.3;; esac\n')
+    runtime.chmod(0o755)
+    script = "trap 'exit 3' USR1; sleep 1000 & wait"
+    container = await lab.shim(Ours, "sh", "-c", script, own_pids=own_pids)
+    await container.create(options=typeurl.pack(Options(binary_name=str(runtime))))
+    pid = await container.start()
+    await eventually(lambda: _traps(pid, signal.SIGUSR1))
+    await container.exec("e", "sh", "-c", f"kill -USR1 {1 if own_pids else pid}")
+    await container.start("e")
+    assert (await container.wait()).exit_status == 3
+    await lab.sink.wait_for("/tasks/exit", 2)
+    await container.delete()
+    await container.end_shim()
+    assert [event.id for topic, event in lab.sink.events if topic == "/tasks/exit"] == ["e", container.id]
+
+
+async def test_execs_that_share_a_pid_namespace_are_told_of_before_init(lab: Lab) -> None:
+    container = await lab.shim(Ours, "sleep", "1000", own_pids=False)
+    await container.create()
+    await container.start()
+    for number in range(3):
+        await container.exec(f"e{number}", "sleep", "1000")
+        await container.start(f"e{number}")
+    await container.stop()
+    await container.end_shim()
+    exits = [event.id for topic, event in lab.sink.events if topic == "/tasks/exit"]
+    assert sorted(exits[:-1]) == ["e0", "e1", "e2"] and exits[-1] == container.id
+
+
+def _traps(pid: int, number: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.split("SigCgt:")[1].split()[0], 16) & (1 << (number - 1)))
 
 
 async def test_events_wait_for_a_daemon_that_is_away(lab: Lab) -> None:

@@ -235,7 +235,7 @@ class Container:
         )
 
     async def _execs_ended(self) -> None:
-        """Let the exits come that init's end has caused: they are told before the delete."""
+        """Let the exits come that init's end has caused: they are told before its own, and before the delete."""
         if self.init.alive:
             return  # it was never started; the runtime will end them all
         try:
@@ -343,6 +343,7 @@ class Container:
                 await self.init.thaw()
             if self._shares_pid_namespace:
                 await self.init.end_the_rest()
+                await self._execs_ended()
         finally:
             self._collected(init, ended)
 
@@ -354,7 +355,8 @@ class Container:
 
     def _settle(self) -> None:
         """Announce the exits whose turn it is: after the start of the process, and init's after those of its execs."""
-        waiting = self._exits
+        # An exec whose start took longer than it lived is known to have ended only after an init that it ended.
+        waiting = sorted(self._exits, key=lambda exit_: exit_[0] is self.init)
         self._exits = []
         exec_is_starting = any(exec_.starting for exec_ in self.execs.values())
         for process, ended in waiting:
