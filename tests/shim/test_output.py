@@ -356,6 +356,19 @@ async def test_a_logging_program_that_ends_at_once(lab: Lab, kind: type[Shim]) -
     await container.end_shim()
 
 
+async def test_a_logging_program_that_must_say_that_it_is_ready(lab: Lab) -> None:
+    """`binary-v2`, of containerd 2: a byte on descriptor 5, not only its end."""
+    uri, log = _logger(lab)
+    container = await lab.shim(Ours, "echo", "x")
+    with pytest.raises(Error, match=r"failed to read from logging binary .*/logger: EOF"):
+        await container.create(stdout=uri.replace("binary:", "binary-v2:"))
+    program = lab.directory / "logger"
+    program.write_text(program.read_text().replace("exec 5>&-", "echo >&5"))
+    assert await container.run_to_end(stdout=uri.replace("binary:", "binary-v2:")) == 0
+    assert Path(f"{log}.{container.id}.out").read_bytes() == b"x\n"
+    await container.end_shim()
+
+
 async def test_pipes_are_the_users(lab: Lab) -> None:
     script = "echo again > /dev/stdout && echo too > /dev/stderr && cat /dev/stdin"
     container = await lab.shim(Ours, "sh", "-c", script, user=(1000, 1000))

@@ -1,4 +1,4 @@
-"""Logging programs (`binary://`): started by the shim, they read a process's output from descriptors of their own."""
+"""Logging programs (`binary://`, `binary-v2://`): started by the shim, they read a process's output from descriptors of theirs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from wherry.errors import DeadlineExceeded, Unknown
 from wherry.shim.reaper import Exit, Reaper
 
 log = logging.getLogger(__name__)
+
+#: How the URI of a logging program begins.
+SCHEMES = ("binary", "binary-v2")
 
 #: Seconds for the program to say that it is ready.
 _READY_TIMEOUT = 30.0
@@ -36,7 +39,8 @@ class Logger:
     async def start(cls, uri: str, id: str, namespace: str, owner: tuple[int, int], reaper: Reaper) -> Logger:
         """Start the program of a URI: its query are arguments, key and first value of each; return when it is ready.
 
-        It finds stdout and stderr at descriptors 3 and 4, and writes to 5 or closes it when it is ready.
+        It finds stdout and stderr at descriptors 3 and 4, and writes to 5 or closes it when it is ready: by
+        `binary-v2` it must write, and to have closed is to have failed.
         Unknown if it cannot be started, DeadlineExceeded if it is not ready in time.
         """
         split = urlsplit(uri)
@@ -65,6 +69,8 @@ class Logger:
         try:
             async with asyncio.timeout(_READY_TIMEOUT):
                 await _readable(ready_read)
+            if not os.read(ready_read, 1) and split.scheme == SCHEMES[1]:
+                raise Unknown(f"failed to read from logging binary {arguments[0]}: EOF")
         except TimeoutError:
             logger.kill()
             raise DeadlineExceeded(f"failed to read from logging binary {arguments[0]}") from None

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from wherry.errors import DeadlineExceeded, Error, Unavailable, Unknown
 from wherry.shim.copier import Copier
-from wherry.shim.logger import Logger, pipe
+from wherry.shim.logger import SCHEMES, Logger, pipe
 from wherry.shim.reaper import Reaper
 
 #: Seconds that Create waits for a client to open the other end of a FIFO.
@@ -77,7 +77,7 @@ class Streams:
         """
         stdio = self._stdio
         scheme = urlsplit(stdio.stdout).scheme
-        if scheme == "binary":
+        if scheme in SCHEMES:
             self._logger = await self._start_logger()
             self.descriptors[1], self.descriptors[2] = self._logger.take()
             return
@@ -101,7 +101,7 @@ class Streams:
         """
         stdio = self._stdio
         scheme = urlsplit(stdio.stdout).scheme
-        if scheme == "binary":
+        if scheme in SCHEMES:
             self._logger = await self._start_logger()
             target, unused = self._logger.take()
             os.close(unused)
@@ -142,7 +142,11 @@ class Streams:
             if not stat.S_ISFIFO(os.stat(path).st_mode):
                 return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
             target = await self._open_fifo(path, failure)
-            self._kept.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+            try:
+                self._kept.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+            except OSError:
+                os.close(target)
+                raise
         except OSError as error:
             reason = f"{path}: {(error.strerror or '').lower()}"
             if failure == _CONSOLE_FAILED:
