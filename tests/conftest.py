@@ -34,7 +34,8 @@ def _running(daemon: AnyDaemon) -> Iterator[AnyDaemon]:
         daemon.close()
 
 
-def _need_root(*programs: str | Path) -> None:
+def need_root(*programs: str | Path) -> None:
+    """Skip the test unless it runs as root and the programs are installed."""
     missing = [str(program) for program in programs if shutil.which(program) is None]
     if missing or os.geteuid() != 0:
         pytest.skip(f"needs root{' and '.join(['', *missing])}")
@@ -43,14 +44,14 @@ def _need_root(*programs: str | Path) -> None:
 @pytest.fixture(scope="session")
 def containerd() -> Iterator[Containerd]:
     """Debian's containerd with root, state, socket and plugins of its own, one for each worker."""
-    _need_root("containerd", "ctr")
+    need_root("containerd", "ctr")
     yield from _running(Containerd())
 
 
 @pytest.fixture(scope="session")
 def wherryd() -> Iterator[Wherryd]:
     """The installed wherryd with root, state and socket of its own, one for each worker."""
-    _need_root(COMMANDS / "wherryd", "ctr")
+    need_root(COMMANDS / "wherryd", "ctr")
     yield from _running(Wherryd())
 
 
@@ -63,26 +64,27 @@ class StartDaemon(Protocol):
 @pytest.fixture
 def start_daemon() -> Iterator[StartDaemon]:
     """Start a daemon for this test alone: one that is killed, restarted, or configured otherwise."""
-    yield from _starter()
+    yield from starter()
 
 
 @pytest.fixture(scope="session")
 def start_session_daemon() -> Iterator[StartDaemon]:
     """Start a daemon for the rest of this worker's tests."""
-    yield from _starter()
+    yield from starter()
 
 
-def _starter() -> Iterator[StartDaemon]:
+def starter() -> Iterator[StartDaemon]:
+    """Yield a function that starts daemons; what was started last is ended first, for others may be below it."""
     running: list[Iterator[Daemon]] = []
 
     def start(daemon: AnyDaemon) -> AnyDaemon:
-        _need_root("ctr")
+        need_root("ctr")
         run = _running(daemon)
         running.append(run)
         return next(run)
 
     yield start
-    for run in running:
+    for run in reversed(running):
         for _ in run:
             raise AssertionError("a daemon is yielded once")
 

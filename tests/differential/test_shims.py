@@ -34,7 +34,7 @@ from tests.differential.test_tasks import (
 )
 from tests.harness import leaks
 from tests.harness.archives import BUSYBOX
-from tests.harness.daemon import COMMANDS, Containerd, Daemon, Wherryd
+from tests.harness.daemon import Containerd, ContainerdWithOurShims, Daemon, WherrydWithDebiansShims
 
 __all__ = [
     "test_attach",
@@ -57,30 +57,6 @@ __all__ = [
     "test_with_ns",
 ]
 
-STOCK_SHIMS = """
-[runtimes."io.containerd.runc.v2"]
-shim = "/usr/bin/containerd-shim-runc-v2"
-[runtimes."io.containerd.runtime.v1.linux"]
-shim = "/usr/bin/containerd-shim"
-"""
-
-OUR_V1_SHIM = f"""
-[plugins."io.containerd.runtime.v1.linux"]
-  shim = "{COMMANDS / "wherry-shim"}"
-"""
-
-
-class ContainerdWithOurShims(Containerd):
-    """Debian's containerd; what it looks for in PATH as containerd-shim-runc-v2 is ours."""
-
-    def command(self) -> list[str]:
-        folder = self.directory / "bin"
-        folder.mkdir(exist_ok=True)
-        link = folder / "containerd-shim-runc-v2"
-        if not link.is_symlink():
-            link.symlink_to(COMMANDS / "containerd-shim-wherry-v2")
-        return ["env", f"PATH={folder}:/usr/sbin:/usr/bin:/sbin:/bin", *super().command()]
-
 
 @pytest.mark.parametrize("runtime", ["io.containerd.runc.v2", "io.containerd.runtime.v1.linux"])
 def test_the_shims_are_exchanged(subject: Daemon, busybox_archive: Path, runtime: str) -> None:
@@ -96,5 +72,5 @@ def test_the_shims_are_exchanged(subject: Daemon, busybox_archive: Path, runtime
 @pytest.fixture(scope="session", params=["wherryd with Debian's shims", "containerd with our shims"])
 def subject(request: pytest.FixtureRequest, start_session_daemon: StartDaemon) -> Daemon:
     if "wherryd" in request.param:
-        return start_session_daemon(Wherryd(config=STOCK_SHIMS))
-    return start_session_daemon(ContainerdWithOurShims(config=OUR_V1_SHIM))
+        return start_session_daemon(WherrydWithDebiansShims())
+    return start_session_daemon(ContainerdWithOurShims())

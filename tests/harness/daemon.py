@@ -52,6 +52,10 @@ class Daemon:
         assert self._process is not None, "not started"
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def command(self) -> list[str]:
         """Return the program and its arguments."""
         raise NotImplementedError
@@ -246,6 +250,40 @@ class Wherryd(Daemon):
     def wherry_terminal(self, *arguments: str | Path, namespace: str | None = None) -> Terminal:
         """Run the installed wherry command against it in a terminal."""
         return Terminal(self.wherry_command(*arguments, namespace=namespace))
+
+
+class ContainerdWithOurShims(Containerd):
+    """Debian's containerd; what it finds in PATH as containerd-shim-runc-v2 is ours, and so is runtime v1's shim."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            config=f"""
+[plugins."io.containerd.runtime.v1.linux"]
+  shim = "{COMMANDS / "wherry-shim"}"
+"""
+        )
+
+    def command(self) -> list[str]:
+        folder = self.directory / "bin"
+        folder.mkdir(exist_ok=True)
+        link = folder / "containerd-shim-runc-v2"
+        if not link.is_symlink():
+            link.symlink_to(COMMANDS / "containerd-shim-wherry-v2")
+        return ["env", f"PATH={folder}:/usr/sbin:/usr/bin:/sbin:/bin", *super().command()]
+
+
+class WherrydWithDebiansShims(Wherryd):
+    """The installed wherryd; both runtimes have the shims of Debian's containerd."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            config="""
+[runtimes."io.containerd.runc.v2"]
+shim = "/usr/bin/containerd-shim-runc-v2"
+[runtimes."io.containerd.runtime.v1.linux"]
+shim = "/usr/bin/containerd-shim"
+"""
+        )
 
 
 def alive(pid: int) -> bool:

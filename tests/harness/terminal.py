@@ -35,13 +35,13 @@ class Terminal:
         self.resize(rows, columns)
         try:
             self._process = subprocess.Popen(
-                self.arguments,
+                # A session of its own with this terminal, and the same process: no code of ours runs after the fork,
+                # which would not do beside threads.
+                ["setsid", "--ctty", *self.arguments],
                 stdin=terminal,
                 stdout=terminal,
                 stderr=terminal,
                 env=environment({"TERM": "xterm", **(env or {})}),
-                start_new_session=True,
-                preexec_fn=_take_terminal,
             )
         finally:
             os.close(terminal)
@@ -110,7 +110,3 @@ class Terminal:
             self._process.send_signal(signal.SIGKILL)
         self._process.wait()
         os.close(self.controller)
-
-
-def _take_terminal() -> None:
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
