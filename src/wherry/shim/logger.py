@@ -1,4 +1,4 @@
-"""Logging programs (`binary://`, `binary-v2://`): started by the shim, they read a process's output from descriptors of theirs."""
+"""Logging programs (`binary://`, `binary-v2://`), which read a process's output from descriptors of their own."""
 
 from __future__ import annotations
 
