@@ -8,11 +8,12 @@ BIN := $(VENV)/bin
 RUN_PACKAGES := python3 python3-venv libseccomp2 busybox-static
 # The other sides that the tests compare with.
 TEST_PACKAGES := $(RUN_PACKAGES) containerd runc crun skopeo umoci podman docker.io docker-registry \
-	containernetworking-plugins criu mmdebstrap iproute2 nftables strace tar
+	containernetworking-plugins criu mmdebstrap iproute2 nftables strace tar \
+	qemu-system-x86 cpio apparmor e2fsprogs
 
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest
 
-.PHONY: demo test test-long lint bench clean
+.PHONY: demo test test-vm test-long lint bench clean
 
 demo: | runtime $(VENV)/.installed
 	@tools/demo.sh $(CURDIR)/$(BIN)
@@ -20,6 +21,9 @@ demo: | runtime $(VENV)/.installed
 test: | test-packages $(VENV)/.installed-dev
 	@# What fails side by side with others on a busy machine has one more try, alone; twice is a failure.
 	$(PYTEST) -n auto -m "not long" || $(PYTEST) -m "not long" --last-failed --last-failed-no-failures none
+
+test-vm: | test-packages $(VENV)/.installed-dev
+	$(PYTEST) -rP tests/vm
 
 test-long: | test-packages $(VENV)/.installed-dev
 	$(PYTEST) -n auto -m long --timeout 7200

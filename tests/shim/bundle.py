@@ -46,6 +46,8 @@ def spec(
     memory: int = 0,
     annotations: dict[str, str] | None = None,
     user: tuple[int, int] = (0, 0),
+    apparmor: str = "",
+    cgroup: str = "",
 ) -> dict[str, Any]:
     """Return a spec: namespaces and mounts as containerd's clients make them."""
     namespaces = ["mount", "ipc", "uts", "network", *(["pid"] if own_pids else [])]
@@ -57,7 +59,12 @@ def spec(
         proc = {"destination": "/proc", "type": "bind", "source": "/proc", "options": ["rbind", "nosuid"]}
     return {
         "ociVersion": "1.0.2",
-        "process": process(*arguments, terminal=terminal, user={"uid": user[0], "gid": user[1]}),
+        "process": process(
+            *arguments,
+            terminal=terminal,
+            user={"uid": user[0], "gid": user[1]},
+            **({"apparmorProfile": apparmor} if apparmor else {}),
+        ),
         "root": {"path": root},
         "hostname": "test",
         "mounts": [
@@ -71,7 +78,7 @@ def spec(
             },
         ],
         "linux": {
-            "cgroupsPath": f"/{namespace}/{id}",
+            "cgroupsPath": f"/{namespace}/{cgroup or id}",
             "namespaces": [{"type": kind} for kind in namespaces],
             "resources": resources,
         },

@@ -47,13 +47,16 @@ async def test_checkpoint_and_restore(lab: Lab) -> None:
     await container.wait()
     await container.delete()
     last = int((await screen.ended()).split()[-1])
-    restored = lab.another(container, "sh", "-c", _COUNT)
+    # CRIU brings a process back to the cgroup that it was in, so this is the one to name, as ctr does.
+    restored = lab.another(container, "sh", "-c", _COUNT, cgroup=container.id)
     out = restored.fifo("out")
     screen = Reader(out)
     await restored.create(stdout=out, stderr=out, checkpoint=str(image))
     await restored.start()
     await screen.until(f"{last + 2}\n".encode())
     assert int(screen.data.split()[0]) in (last, last + 1)
+    assert (await restored.state()).status == 2
+    assert (await restored.stats()).DESCRIPTOR.name == "Metrics"
     await restored.stop()
     await container.end_shim()
 

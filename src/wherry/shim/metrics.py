@@ -21,6 +21,7 @@ _ROOT = "/sys/fs/cgroup"
 _NANOSECONDS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 _MAX_UINT64 = (1 << 64) - 1
+_MAX_UINT32 = (1 << 32) - 1
 
 #: memory.stat's names of cgroup v1 that differ from the message's.
 _V1_MEMORY_NAMES = {
@@ -72,6 +73,7 @@ def _collect_v1(cgroups: Mapping[str, str]) -> v1.Metrics:
         "memory": _memory_v1,
         "blkio": _blkio,
         "hugetlb": _hugetlb_v1,
+        "rdma": _rdma,
     }
     for controller, collector in collectors.items():
         if controller in cgroups and os.path.isdir(cgroups[controller]):
@@ -185,6 +187,7 @@ def _collect_v2(path: str) -> v2.Metrics:
     _pressure(metrics.cpu.psi, path, "cpu.pressure")
     _memory_v2(metrics, path)
     _io_v2(metrics, path)
+    _rdma(metrics, path)
     for name in sorted(os.listdir(path)):
         if name.startswith("hugetlb.") and name.endswith(".current") and ".rsvd." not in name:
             size = name.split(".")[1]
@@ -235,6 +238,19 @@ def _fill(message: Message, values: Mapping[str, int]) -> None:
     for name, value in values.items():
         if name in fields:
             setattr(message, name, value)
+
+
+def _rdma(metrics: v1.Metrics | v2.Metrics, path: str) -> None:
+    """The same files in both versions: a line a device, `NAME hca_handle=N hca_object=N`."""
+    metrics.rdma.SetInParent()  # there, though there may be no device
+    for entries, file in ((metrics.rdma.current, "rdma.current"), (metrics.rdma.limit, "rdma.max")):
+        for line in _text(path, file).splitlines():
+            device, *pairs = line.split()
+            values = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+            entry = entries.add(device=device)
+            for name in ("hca_handle", "hca_object"):
+                value = values.get(name, "0")
+                setattr(entry, f"{name}s", _MAX_UINT32 if value == "max" else int(value))
 
 
 # -- files ----------------------------------------------------------------------------------------------------------
