@@ -28,6 +28,7 @@ def _sorted_labels(match: re.Match[str]) -> str:
 
 
 VOLATILE = [
+    Volatile("^shim --id", r'(?<="pid": )\d+', "<pid>", "The kernel gives them out."),
     Volatile(
         "",
         r"\b20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)",

@@ -69,6 +69,8 @@ class Task:
         self.exit_told = False
         #: Set while Delete does the cleaning up, which the end of the shim would otherwise start.
         self.deleting = False
+        #: Set when it has done so.
+        self.deleted = asyncio.Event()
 
     def close(self) -> None:
         """Close what the daemon holds of the shim."""
@@ -273,12 +275,29 @@ class ShimManager:
         return await run_to_completion(self._group, self._delete(task))
 
     async def _delete(self, task: Task) -> ExitStatus:
-        exit_status = await task.client.delete(task.id, "")
+        try:
+            exit_status = await task.client.delete(task.id, "")
+        except NotFound:
+            # Somebody has deleted the container past us: the task would stay for ever if this were not its end.
+            if not task.deleting:
+                await self._clear_away(task, None)
+            raise
+        if task.deleting:  # by one that came at the same moment
+            await task.deleted.wait()
+        else:
+            await self._clear_away(task, exit_status)
+        return exit_status
+
+    async def _clear_away(self, task: Task, exit_status: ExitStatus | None) -> None:
+        """End the shim of a container that is deleted, and forget the task."""
         task.deleting = True
-        await self._shut_down(task)  # whose container is gone, whatever it answers
-        self._tasks.pop((task.namespace, task.id), None)
-        await self._forget(task)
-        if task.v1:
+        try:
+            await self._shut_down(task)  # whose container is gone, whatever it answers
+            self._tasks.pop((task.namespace, task.id), None)
+            await self._forget(task)
+        finally:
+            task.deleted.set()
+        if task.v1 and exit_status is not None:
             event = events_pb2.TaskDelete(
                 container_id=task.id,
                 pid=exit_status.pid,
@@ -286,7 +305,6 @@ class ShimManager:
                 exited_at=exit_status.exited_at,
             )
             self._publish(task, "/tasks/delete", event)
-        return exit_status
 
     async def _forget(self, task: Task) -> None:
         """End what is left of a shim whose container is gone, and remove the bundle."""
