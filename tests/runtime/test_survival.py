@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartDaemon
+from tests.harness import leaks
 from tests.harness.archives import BUSYBOX
 from tests.harness.daemon import COMMANDS, Daemon, Wherryd
 from tests.harness.events import listening
@@ -115,6 +119,38 @@ def test_a_shim_that_died_with_the_daemon_is_cleaned_up_at_the_next_start(
     daemon.start()
     until(lambda: not tasks(daemon, namespace), "cleaned up")
     until(lambda: gone(pid), "killed")
+    daemon.ctr("containers", "rm", id, namespace=namespace).check()
+
+
+def _listener_of(pid: int) -> int:
+    """Return a descriptor of our own for the socket that a process listens on: pidfd_getfd(2)."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            fd = ctypes.CDLL(None, use_errno=True).syscall(438, pidfd, int(name), 0)
+            with contextlib.suppress(OSError), socket.socket(fileno=fd) as found:
+                if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    return found.detach()
+    finally:
+        os.close(pidfd)
+    raise AssertionError("it listens nowhere")
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_dead_shims_socket_goes_though_a_child_of_it_holds_it(
+    start_daemon: StartDaemon, busybox_archive: Path, runtime: str
+) -> None:
+    daemon = start_daemon(Wherryd())
+    namespace, id = daemon.namespace(), daemon.id()
+    daemon.ctr("images", "import", busybox_archive, namespace=namespace).check()
+    flags = ("run", "--detach", "--null-io", "--runtime", runtime, BUSYBOX, id, "sleep", "1000")
+    daemon.ctr(*flags, namespace=namespace).check()
+    shim = shim_pid(namespace, id)
+    held = _listener_of(shim)
+    os.kill(shim, signal.SIGKILL)
+    until(lambda: not (daemon.state / runtime_folder(runtime) / namespace / id).exists(), "cleaned up")
+    assert not leaks.shim_socket(daemon.address, namespace, id).exists()
+    os.close(held)
     daemon.ctr("containers", "rm", id, namespace=namespace).check()
 
 

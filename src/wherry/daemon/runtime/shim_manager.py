@@ -318,6 +318,8 @@ class ShimManager:
                 await self._starter.delete(task.shim.binary, task.bundle)
             except (Error, OSError) as error:
                 log.warning("shim delete of %s: %s", task.id, error)
+        if last and task.shim.has_socket:
+            await task.shim.ended()  # it did not end in its own way
         task.shim.remove_socket()
         task.close()
         task.bundle.delete()

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -65,6 +66,7 @@ class ShimProcess:
         self.pid = pid
         #: Owned; -1 when only the connection tells of the shim's end.
         self.pidfd = pidfd
+        self._file = None if self.local else _identity(self.path)
 
     @property
     def own(self) -> bool:
@@ -103,9 +105,25 @@ class ShimProcess:
             loop.remove_reader(self.pidfd)
 
     def remove_socket(self) -> None:
-        """Remove the file of the socket, unless somebody listens there: by now another shim of the same group may."""
-        if not self.local and not shim_socket.answers(self.path):
+        """Remove the file of the socket, unless the shim serves others, or another shim has that name by now.
+
+        That somebody listens there tells nothing of a shim that is dead: killed as it started a program, it has a child
+        for a moment that holds all its descriptors.
+        """
+        if self.has_socket and (self._dead or not shim_socket.answers(self.path)):
             _unlink(self.path)
+
+    @property
+    def has_socket(self) -> bool:
+        """Whether the file that it listened on is there."""
+        return self._file is not None and _identity(self.path) == self._file
+
+    @property
+    def _dead(self) -> bool:
+        poll = select.poll()
+        if self.pidfd >= 0:
+            poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         if self.pidfd >= 0:
@@ -363,6 +381,15 @@ def _shim_cgroup(packed: AnyMessage | None) -> str:
     if isinstance(message, (options_pb2.Options, runc_pb2.CreateOptions)):
         return message.shim_cgroup
     return ""
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Return what tells a file from others that had, or will have, its name; None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _fifo(path: str) -> int:
