@@ -20,16 +20,23 @@ from tests.differential.test_run import (
     test_terminal,
     test_with_ns,
 )
+from tests.differential.test_shim_command import test_shim_command
 from tests.differential.test_tasks import (
     test_attach,
+    test_attach_to_a_terminal,
+    test_background_processes_end_with_the_container,
+    test_checkpoint_where_criu_cannot_work,
     test_exec,
     test_exec_errors,
     test_exec_in_a_terminal,
     test_kill_all,
     test_kill_an_exec,
+    test_list,
     test_metrics,
     test_pause_and_resume,
     test_ps,
+    test_remove,
+    test_restart_of_the_daemon,
     test_start_again,
 )
 from tests.harness import leaks
@@ -38,7 +45,10 @@ from tests.harness.daemon import Containerd, ContainerdWithOurShims, Daemon, Whe
 
 __all__ = [
     "test_attach",
+    "test_attach_to_a_terminal",
+    "test_background_processes_end_with_the_container",
     "test_bad_command",
+    "test_checkpoint_where_criu_cannot_work",
     "test_detach",
     "test_events_of_a_task",
     "test_exec",
@@ -46,12 +56,16 @@ __all__ = [
     "test_exec_in_a_terminal",
     "test_kill_all",
     "test_kill_an_exec",
+    "test_list",
     "test_metrics",
     "test_mount",
     "test_output_and_status",
     "test_pause_and_resume",
     "test_ps",
+    "test_remove",
+    "test_restart_of_the_daemon",
     "test_root_file_system",
+    "test_shim_command",
     "test_start_again",
     "test_terminal",
     "test_with_ns",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.differential.transcript import TERMINAL_SCRIPT, Side, differential, use_terminal
 from tests.harness.archives import BUSYBOX
+from tests.harness.daemon import alive
 
 both_runtimes = pytest.mark.parametrize(
     "runtime", ["io.containerd.runc.v2", "io.containerd.runtime.v1.linux"], ids=["v2", "v1"]
@@ -257,3 +261,58 @@ def test_background_processes_end_with_the_container(side: Side, busybox_archive
 def test_checkpoint_errors(side: Side) -> None:
     side.ctr("tasks", "checkpoint", "absent")
     side.ctr("tasks", "checkpoint")
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+@both_runtimes
+@differential
+def test_restart_of_the_daemon(side: Side, busybox_archive: Path, runtime: str, end: str) -> None:
+    """Containers outlive it, and it finds them again: those that run, those that are paused, those that have ended."""
+    side.quietly("images", "import", busybox_archive)
+    script = "trap 'exit 11' TERM; trap 'exit 12' USR1; sleep 1000 & touch /ready; wait"
+    box, ended, paused = (side.id(label) for label in ("box", "ended", "paused"))
+    for id in (box, ended, paused):
+        side.quietly("run", "--detach", "--null-io", "--runtime", runtime, BUSYBOX, id, "sh", "-c", script)
+        side.until(partial(_is_ready, side, id), "not ready")
+    side.quietly("tasks", "pause", paused)
+    side.quietly("tasks", "exec", "--detach", "--exec-id", "e1", box, "sleep", "1000")
+    pid = side.pid(ended)
+    getattr(side.daemon, end)()
+    os.kill(pid, signal.SIGUSR1)
+    side.until(lambda: not alive(pid), "it goes on")
+    side.daemon.start()
+    side.ctr("tasks", "ls")
+    side.ctr("tasks", "rm", ended)
+    side.ctr("tasks", "ps", box)
+    side.ctr("tasks", "exec", "--exec-id", "e2", box, "sh", "-c", "echo still here; exit 3")
+    side.ctr("tasks", "kill", "--exec-id", "e1", "--signal", "KILL", box)
+    side.note("figures", sorted(json.loads(side.quietly("tasks", "metrics", "--format", "json", box).text)))
+    side.ctr("tasks", "pause", box)
+    side.ctr("tasks", "resume", box)
+    side.ctr("tasks", "kill", box)
+    side.wait_for(box, "STOPPED")
+    side.ctr("tasks", "rm", box)
+    side.ctr("tasks", "resume", paused)
+    side.ctr("tasks", "kill", "--signal", "USR1", paused)
+    side.wait_for(paused, "STOPPED")
+    side.ctr("tasks", "rm", paused)
+    side.ctr("tasks", "start", "--null-io", "--detach", box)
+    side.ctr("tasks", "ls")
+
+
+def _is_ready(side: Side, id: str) -> bool:
+    look = ("tasks", "exec", "--exec-id", "look", id, "test", "-e", "/ready")
+    return side.daemon.ctr(*look, namespace=side.namespace).code == 0
+
+
+@both_runtimes
+@differential
+def test_checkpoint_where_criu_cannot_work(side: Side, busybox_archive: Path, runtime: str) -> None:
+    box = started(side, busybox_archive, runtime)
+    failed = side.daemon.ctr(
+        "tasks", "checkpoint", "--image-path", side.directory / "image", box, namespace=side.namespace
+    )
+    side.note("status", failed.code)
+    side.note("reason", failed.error_text.partition(" path=")[0])
+    side.ctr("tasks", "ls")
+    side.ctr("tasks", "exec", "--exec-id", "e1", box, "echo", "unharmed")
