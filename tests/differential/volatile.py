@@ -42,6 +42,12 @@ VOLATILE = [
         "As above, in the form that Go prints a time in.",
     ),
     Volatile(
+        "^(tasks checkpoint|images ls|events)",
+        r"\b\d\d-\d\d-20\d\d-\d\d:\d\d:\d\d\b",
+        "<time>",
+        "As above, in the names that ctr gives to checkpoints.",
+    ),
+    Volatile(
         "^version",
         r"(?<=^Server:\n)  Version: .*\n  Revision: .*$",
         "  Version: <version>\n  Revision: <revision>",

@@ -70,7 +70,13 @@ def _digest(fd: int) -> str:
 def _pack(directory: str, fd: int) -> None:
     with os.fdopen(os.dup(fd), "wb") as file, tarfile.open(fileobj=file, mode="w") as archive:
         for name in sorted(os.listdir(directory)):
-            archive.add(os.path.join(directory, name), arcname=name)
+            archive.add(os.path.join(directory, name), arcname=name, filter=_without_names)
+
+
+def _without_names(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Leave out this host's names of the owner, as containerd does: who restores has others."""
+    member.uname = member.gname = ""
+    return member
 
 
 def _unpack(fd: int, digest: str, directory: str) -> None:
