@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ from tests.harness import leaks
 from tests.harness.archives import BUSYBOX
 from tests.harness.daemon import COMMANDS, Daemon, Wherryd
 from tests.harness.events import listening
+from wherry.api import shim_socket
+from wherry.daemon.runtime.shims import ShimProcess
 
 STOCK = """
 [runtimes."io.containerd.runc.v2"]
@@ -152,6 +155,24 @@ def test_a_dead_shims_socket_goes_though_a_child_of_it_holds_it(
     assert not leaks.shim_socket(daemon.address, namespace, id).exists()
     os.close(held)
     daemon.ctr("containers", "rm", id, namespace=namespace).check()
+
+
+def test_a_dead_shims_socket_is_told_from_its_successors(tmp_path: Path) -> None:
+    """Though the file system gives the number of the inode to the next file."""
+    path = str(tmp_path / "s")
+    ended = subprocess.Popen(["true"], stdout=subprocess.DEVNULL)
+    pidfd = os.pidfd_open(ended.pid)
+    shim_socket.listen(path).close()
+    shim = ShimProcess(f"unix://{path}", 3, "x", ended.pid, pidfd)
+    ended.wait()
+    shim_socket.listen(path).close()
+    shim.remove_socket()
+    assert os.path.exists(path)
+    own = ShimProcess(f"unix://{path}", 3, "x", ended.pid, os.dup(pidfd))
+    own.remove_socket()
+    assert not os.path.exists(path)
+    for each in (shim, own):
+        each.close()
 
 
 def test_how_it_ended_is_told_though_the_shim_that_saw_it_was_killed(

@@ -132,12 +132,13 @@ class _SocketFile:
         self._path = path
         self._identity = self._look()
 
-    def _look(self) -> tuple[int, int] | None:
+    def _look(self) -> tuple[int, int, int] | None:
         try:
             found = os.stat(self._path)
         except OSError:
             return None
-        return found.st_dev, found.st_ino
+        # The number of an inode may be given to the next file at once.
+        return found.st_dev, found.st_ino, found.st_ctime_ns
 
     def remove(self) -> None:
         if self._identity is not None and self._look() == self._identity:

@@ -383,13 +383,16 @@ def _shim_cgroup(packed: AnyMessage | None) -> str:
     return ""
 
 
-def _identity(path: str) -> tuple[int, int] | None:
-    """Return what tells a file from others that had, or will have, its name; None if there is none."""
+def _identity(path: str) -> tuple[int, int, int] | None:
+    """Return what tells a file from others that had, or will have, its name; None if there is none.
+
+    The number of its inode alone does not: some file systems give it to the next file.
+    """
     try:
         found = os.stat(path)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return found.st_dev, found.st_ino, found.st_ctime_ns
 
 
 def _fifo(path: str) -> int:
