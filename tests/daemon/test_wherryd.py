@@ -83,6 +83,7 @@ def test_config_default_and_dump(tmp_path: Path) -> None:
         "log_level": "debug",
         "log_format": "text",
         "no_shim": False,
+        "ksm": False,
         "runtimes": {},
     }
 

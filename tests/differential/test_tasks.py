@@ -127,13 +127,16 @@ def test_attach(side: Side, busybox_archive: Path, runtime: str) -> None:
 def test_attach_to_a_terminal(side: Side, busybox_archive: Path, runtime: str) -> None:
     side.quietly("images", "import", busybox_archive)
     box = side.id("box")
-    script = 'while [ -t 0 ] && ! read line; do :; done; echo "got $line"; exit 4'
+    # What is printed right before the end may be lost in ctr, which closes its streams when the task has ended.
+    script = 'while [ -t 0 ] && ! read line; do :; done; echo "got $line"; read line; exit 4'
     # Detached in a terminal: the container has one as well, which is there when somebody attaches.
     with side.terminal("run", "--detach", "--tty", "--runtime", runtime, BUSYBOX, box, "sh", "-c", script) as terminal:
         terminal.wait()
     with side.terminal("tasks", "attach", box) as terminal:
         terminal.enter("a line\n")
         terminal.read_until("got a line")
+        terminal.enter("\n")
+        terminal.wait()
     side.ctr("tasks", "ls")
 
 

@@ -34,7 +34,7 @@ _FORBIDDEN_CALLS = {
 }
 
 #: The commands around the shim, which are processes of their own: they have no reaper.
-_COMMANDS = {"delete.py", "info.py"}
+_COMMANDS = {"delete.py", "info.py", "start.py"}
 
 
 @pytest.mark.parametrize("path", sorted(_SHIM.glob("*.py")), ids=lambda path: path.name)
