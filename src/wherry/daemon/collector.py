@@ -19,6 +19,10 @@ log = logging.getLogger(__name__)
 #: Seconds between the daemon's start and the first collection. Deletions are followed by one at once, as in containerd.
 _STARTUP_DELAY = 0.1
 
+#: How much of the time collections may take at the most: writes wait for them, and they look at everything there is.
+#: containerd's pause_threshold.
+_SHARE = 0.02
+
 #: Writes after which a collection is worth its while without any deletion, for what has expired.
 _MUTATIONS = 100
 
@@ -40,6 +44,8 @@ class Collector:
         self._wanted.set()  # what was left by the daemon before this one
         self._lock = asyncio.Lock()
         self._seen = 0
+        #: Seconds to leave between the last collection and the next.
+        self._pause = 0.0
 
     def deleted(self) -> None:
         """Say that something was deleted: what it alone kept can go."""
@@ -59,6 +65,7 @@ class Collector:
                 await self.collect()
             except Exception:
                 log.exception("garbage collection")
+            await asyncio.sleep(self._pause)
 
     async def collect(self) -> None:
         """Collect now; return when records and files are gone."""
@@ -66,6 +73,7 @@ class Collector:
             self._wanted.clear()
             began = time.monotonic()
             collected = await collection.collect(self._database)
+            self._pause = (time.monotonic() - began) * (1 / _SHARE - 1)
             self._seen = self._database.writes
             if not collected:
                 return
