@@ -192,6 +192,30 @@ def test_how_it_ended_is_told_though_the_shim_that_saw_it_was_killed(
     daemon.ctr("containers", "rm", id, namespace=namespace).check()
 
 
+def test_a_runtime_that_outlives_its_shim_leaves_nothing(
+    start_daemon: StartDaemon, busybox_archive: Path, tmp_path: Path
+) -> None:
+    """Orphaned in the middle of create, runc goes on: it makes mount points, with the directories above them."""
+    daemon = start_daemon(Wherryd())
+    namespace, id = daemon.namespace(), daemon.id()
+    daemon.ctr("images", "import", busybox_archive, namespace=namespace).check()
+    slow = tmp_path / "slow-runc"
+    started = tmp_path / "started"
+    mount_point = daemon.state / "io.containerd.runtime.v2.task" / namespace / id / "rootfs" / "proc"
+    create = f"touch {started}; sleep 1; mkdir -p {mount_point}"
+    slow.write_text(f'#!/bin/sh\ncase "$*" in *" create "*) {create};; esac\nexec runc "$@"\n')
+    slow.chmod(0o755)
+    words = ["run", "--null-io", "--detach", "--runc-binary", str(slow), BUSYBOX, id, "sleep", "100"]
+    running = subprocess.Popen(daemon.ctr_command(*words, namespace=namespace), stderr=subprocess.DEVNULL)
+    until(started.exists, "started")
+    os.kill(shim_pid(namespace, id), signal.SIGKILL)
+    assert running.wait(30)
+    time.sleep(1.5)  # what the orphan makes
+    left = leaks.entries(daemon.state / "io.containerd.runtime.v2.task" / namespace)
+    left += leaks.entries(Path("/run/containerd/runc") / namespace)
+    assert not left and not leaks.cgroups(namespace)
+
+
 def test_a_dead_zygote_is_replaced(start_daemon: StartDaemon, busybox_archive: Path) -> None:
     daemon = start_daemon(Wherryd())
     namespace = daemon.namespace()

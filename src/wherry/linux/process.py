@@ -92,3 +92,48 @@ def exists(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def open_by_argument(argument: str) -> list[int]:
+    """Return pidfds of the processes that were started with an argument; it must be one that no other program has."""
+    wanted = os.fsencode(argument)
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or not _has_argument(name, wanted):
+            continue
+        try:
+            pidfd = os.pidfd_open(int(name))
+        except ProcessLookupError:
+            continue
+        # The pid may have become another's between the look and the descriptor.
+        if _has_argument(name, wanted):
+            found.append(pidfd)
+        else:
+            os.close(pidfd)
+    return found
+
+
+def _has_argument(pid: str, argument: bytes) -> bool:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return argument in file.read().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_all(pidfds: list[int], timeout: float) -> None:
+    """Wait until processes have ended, or some seconds have passed; the descriptors are closed. pidfd_open(2)."""
+    import select
+    import time
+
+    deadline = time.monotonic() + timeout
+    poll = select.poll()
+    for pidfd in pidfds:
+        poll.register(pidfd, select.POLLIN)
+    waiting = set(pidfds)
+    while waiting and (remaining := deadline - time.monotonic()) > 0:
+        for pidfd, _event in poll.poll(remaining * 1000):
+            poll.unregister(pidfd)
+            waiting.discard(pidfd)
+    for pidfd in pidfds:
+        os.close(pidfd)

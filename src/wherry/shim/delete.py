@@ -8,6 +8,7 @@ import time
 from wherry.api import typeurl
 from wherry.api.runtime.task.v2.task_pb2 import DeleteResponse
 from wherry.linux import mount
+from wherry.linux.process import open_by_argument, wait_all
 from wherry.shim import record
 
 TYPE_CHECKING = False
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 #: 128 + SIGKILL: nobody saw how it ended.
 _UNSEEN_EXIT = 137
+
+#: Seconds for what a dead shim had asked of the OCI runtime.
+_RUNTIME_TIMEOUT = 5.0
 
 #: What the stock shims answer for a container that never had a process.
 _NO_PID = (1 << 32) - 1
@@ -27,6 +31,8 @@ def delete(bundle: str, namespace: str, id: str) -> bytes:
     Everything may be gone already: after a normal end it is.
     """
     recorded = record.read(bundle)
+    # A create that the shim had asked for goes on without it, and would make what is removed now.
+    wait_all(open_by_argument(os.path.join(os.path.abspath(bundle), "log.json")), _RUNTIME_TIMEOUT)
     pid = _init_pid(bundle)
     if pid is not None or os.path.exists(os.path.join(bundle, "log.json")):
         _delete_container(recorded, namespace, id)

@@ -27,6 +27,7 @@ from wherry.daemon.runtime.shims import ShimProcess, Starter, shim_binary
 from wherry.daemon.runtime.task import CreateRequest, ExitStatus, ShimClient, V1Client, V2Client, wrap_create_error
 from wherry.errors import AlreadyExists, DeadlineExceeded, Error, NotFound, Unavailable
 from wherry.linux import mount
+from wherry.linux.process import open_by_argument, wait_all
 from wherry.rpc.local_channel import LocalChannel
 from wherry.rpc.ttrpc_channel import TtrpcChannel
 from wherry.zygote.client import Zygote
@@ -44,6 +45,9 @@ _EXIT = "/tasks/exit"
 
 #: Seconds for a container to end that was killed because its daemon ends.
 _END_TIMEOUT = 10.0
+
+#: Seconds for what a dead shim had asked of the OCI runtime.
+_RUNTIME_TIMEOUT = 5.0
 
 
 class Task:
@@ -252,6 +256,7 @@ class ShimManager:
             task.shim.kill()
         if task.v1 or not await self._shut_down(task):
             # It may hold half a container, and will not say.
+            await _runtime_ended(task.bundle)
             await _delete_container(task.bundle)
             mount.unmount_all(task.bundle.rootfs, mount.MNT_DETACH)
         await self._forget(task)
@@ -361,6 +366,7 @@ class ShimManager:
         pid = bundle.init_pid() or 0
         status, at = _UNSEEN_EXIT, typeurl.now()
         seen = bundle.exit()
+        await _runtime_ended(bundle)
         try:
             if bundle.runtime == bundles.V1 or shim.own or not shim.binary:
                 await _delete_container(bundle)
@@ -466,6 +472,13 @@ def _task_create(task: Task, request: CreateRequest) -> events_pb2.TaskCreate:
         checkpoint=request.checkpoint,
         pid=task.pid,
     )
+
+
+async def _runtime_ended(bundle: Bundle) -> None:
+    """Wait for what a dead shim had asked of the OCI runtime: a create goes on, and would make what is removed now."""
+    running = open_by_argument(os.path.join(bundle.path, "log.json"))
+    if running:
+        await asyncio.to_thread(wait_all, running, _RUNTIME_TIMEOUT)
 
 
 async def _delete_container(bundle: Bundle) -> None:
