@@ -336,7 +336,7 @@ def _mount_from(directory: str, source: str, target: str, fstype: str, flags: in
 
 
 #: statvfs(3)'s flags and mount(2)'s: the kernel refuses to drop those that a more privileged namespace has set.
-_LOCKED = (
+LOCKED = (
     (os.ST_RDONLY, MS_RDONLY),
     (os.ST_NOSUID, MS_NOSUID),
     (os.ST_NODEV, MS_NODEV),
@@ -354,7 +354,7 @@ def _remount_bind(target: str, flags: int) -> None:
         mount("", target, "", flags)
     except PermissionError:
         present = os.statvfs(target).f_flag
-        mount("", target, "", flags | sum(flag for seen, flag in _LOCKED if present & seen and not flags & flag))
+        mount("", target, "", flags | sum(flag for seen, flag in LOCKED if present & seen and not flags & flag))
 
 
 def _relative_lowerdirs(options: Sequence[str]) -> tuple[str, list[str]]:

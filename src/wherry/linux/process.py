@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import _socket
 import ctypes
 import os
-import socket
 from struct import Struct
 
 from wherry.linux.libc import check, libc
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
 
 _UCRED = Struct("3i")
 
@@ -34,6 +36,16 @@ def set_name(name: str) -> None:
 def die_with_parent(signal: int) -> None:
     """Have the kernel send this process a signal when its parent thread ends (PR_SET_PDEATHSIG, prctl(2))."""
     _prctl(_PR_SET_PDEATHSIG, signal)
+
+
+def set_dumpable(on: bool) -> None:
+    """Allow or forbid others to trace this process and to look into its memory and descriptors (PR_SET_DUMPABLE)."""
+    _prctl(_PR_SET_DUMPABLE, int(on))
+
+
+def set_no_new_privileges() -> None:
+    """Forbid this process, for good, to gain anything by execve(2) (PR_SET_NO_NEW_PRIVS, prctl(2))."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def set_title(title: str) -> None:
@@ -65,9 +77,9 @@ def start_time(pid: int) -> int:
         raise ProcessLookupError(3, f"no process {pid}") from None
 
 
-def peer(sock: socket.socket) -> tuple[int, int, int]:
+def peer(sock: _socket.socket) -> tuple[int, int, int]:
     """Return the pid, uid and gid of a connected unix socket's other end (SO_PEERCRED, unix(7))."""
-    pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    pid, uid, gid = _UCRED.unpack(sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _UCRED.size))
     return pid, uid, gid
 
 

@@ -9,7 +9,6 @@ import errno
 import fcntl
 import os
 import stat
-from contextlib import ExitStack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -123,12 +122,27 @@ def copy(source: str, target: str) -> None:
     Nothing is lost: owners, modes, times, extended attributes, hard links, holes, devices, sockets. Where the file
     system can share data between files (FICLONE), it does.
     """
-    with ExitStack() as stack:
-        old = os.open(source, _DIRECTORY)
-        stack.callback(os.close, old)
-        new = os.open(target, _DIRECTORY)
-        stack.callback(os.close, new)
+    with _Directories(source, target) as (old, new):
         _Copy().directory(old, new)
+
+
+class _Directories:
+    """A context in which two directories are open."""
+
+    def __init__(self, first: str, second: str, first_fd: int | None = None, second_fd: int | None = None) -> None:
+        self._first = os.open(first, _DIRECTORY, dir_fd=first_fd)
+        try:
+            self._second = os.open(second, _DIRECTORY, dir_fd=second_fd)
+        except BaseException:
+            os.close(self._first)
+            raise
+
+    def __enter__(self) -> tuple[int, int]:
+        return self._first, self._second
+
+    def __exit__(self, *_error: object) -> None:
+        os.close(self._first)
+        os.close(self._second)
 
 
 class _Copy:
@@ -149,11 +163,7 @@ class _Copy:
         mode = status.st_mode
         if stat.S_ISDIR(mode):
             os.mkdir(name, 0o700, dir_fd=new)
-            with ExitStack() as stack:
-                below = os.open(name, _DIRECTORY, dir_fd=old)
-                stack.callback(os.close, below)
-                made = os.open(name, _DIRECTORY, dir_fd=new)
-                stack.callback(os.close, made)
+            with _Directories(name, name, old, new) as (below, made):
                 self.directory(below, made, path)
             return
         if status.st_nlink > 1:

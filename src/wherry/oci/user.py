@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 MAX_FILE = 1 << 20
 
 _MAX_ID = (1 << 32) - 2
+_DIGITS = 11
 
 
 class User:
@@ -60,6 +61,15 @@ def resolve(text: str, passwd: bytes, group: bytes) -> User:
     return User(uid, gid, _additional(gid, login, group))
 
 
+def home_directory(passwd: bytes, uid: int) -> str:
+    """Return the home of the first entry of a user id, "/" if there is none or it says none."""
+    for entry in _entries(passwd, 4):
+        if int(entry[2]) == uid:
+            home = entry[5] if len(entry) > 5 else ""
+            return home if home and "\0" not in home else "/"
+    return "/"
+
+
 def _additional(gid: int, login: str, group: bytes) -> list[int]:
     """Return the groups of a user: its own first, as containerd has it, then those that list it."""
     if not login:
@@ -79,7 +89,13 @@ def _gid(name: str, group: bytes) -> int:
 
 
 def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() else None
+    # Cut where it is out of range in any case: of thousands of digits int makes no number but an error.
+    return int(text.lstrip("0")[:_DIGITS] or "0") if text.isascii() and text.isdigit() else None
+
+
+def _is_id(text: str) -> bool:
+    number = _number(text)
+    return number is not None and number <= _MAX_ID and len(text) <= _DIGITS
 
 
 def _id(number: int | None, text: str) -> int:
@@ -89,9 +105,11 @@ def _id(number: int | None, text: str) -> int:
 
 
 def _entries(file: bytes, fields: int) -> Iterator[list[str]]:
-    for line in file.decode(errors="replace").splitlines():
+    # As file names are: what is no UTF-8 comes out again as the same bytes.
+    for line in file.decode(errors="surrogateescape").splitlines():
         entry = line.strip().split(":")
-        if len(entry) >= fields and not entry[0].startswith("#") and entry[2].isascii() and entry[2].isdigit():
-            if fields == 4 and not (entry[3].isascii() and entry[3].isdigit()):
-                continue
-            yield entry
+        if len(entry) < fields or entry[0].startswith("#") or not _is_id(entry[2]):
+            continue
+        if fields == 4 and not _is_id(entry[3]):
+            continue
+        yield entry

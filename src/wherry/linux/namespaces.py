@@ -1,0 +1,63 @@
+"""Namespaces: processes made in new ones, and entered by descriptor. namespaces(7), clone3(2), setns(2), unshare(2)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from struct import Struct
+
+from wherry.linux.libc import check, libc
+
+CLONE_NEWTIME = 0x00000080
+CLONE_PIDFD = 0x00001000
+CLONE_PARENT = 0x00008000
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+_SYS_CLONE3 = 435  # the same on every architecture
+
+#: struct clone_args as of Linux 5.3: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls.
+_CLONE_ARGS = Struct("8Q")
+
+#: Keeps the interpreter's lock: a child that does not return from a call that released it could never take it back.
+_python = ctypes.PyDLL(None, use_errno=True)
+
+
+def clone(flags: int) -> tuple[int, int]:
+    """Make a child in new namespaces, clone3(2), and return its pid and a pidfd; (0, -1) in the child. OSError.
+
+    With CLONE_PARENT in the flags the child is a sibling. Only for processes of one thread: what the C library and
+    Python do around fork(2) for others is not done for all of it.
+    """
+    pidfd = ctypes.c_int(-1)
+    exit_signal = 0 if flags & CLONE_PARENT else signal.SIGCHLD
+    flags |= CLONE_PIDFD
+    arguments = _CLONE_ARGS.pack(flags, ctypes.addressof(pidfd), 0, 0, exit_signal, 0, 0, 0)
+    _python.PyOS_BeforeFork()
+    pid = int(
+        _python.syscall(ctypes.c_long(_SYS_CLONE3), ctypes.c_char_p(arguments), ctypes.c_size_t(_CLONE_ARGS.size))
+    )
+    if pid == 0:
+        _python.PyOS_AfterFork_Child()
+        return 0, -1
+    error = ctypes.get_errno()
+    _python.PyOS_AfterFork_Parent()
+    if pid < 0:
+        raise OSError(error, os.strerror(error))
+    return pid, pidfd.value
+
+
+def unshare(flags: int) -> None:
+    """Leave namespaces for new ones, unshare(2). Raises OSError."""
+    check(libc.unshare(ctypes.c_int(flags)))
+
+
+def setns(fd: int, flags: int) -> None:
+    """Enter the namespace of a descriptor, or with a pidfd those of a process that the flags name. Raises OSError."""
+    check(libc.setns(ctypes.c_int(fd), ctypes.c_int(flags)))
