@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 RUN_PACKAGES := python3 python3-venv libseccomp2 busybox-static
 # The other sides that the tests compare with.
 TEST_PACKAGES := $(RUN_PACKAGES) containerd runc crun skopeo umoci podman docker.io docker-registry \
-	containernetworking-plugins criu mmdebstrap iproute2 nftables strace tar \
-	qemu-system-x86 cpio apparmor e2fsprogs
+	containernetworking-plugins criu mmdebstrap iproute2 libpython3.11 nftables strace tar \
+	gcc libc6-dev qemu-system-x86 cpio apparmor e2fsprogs
 
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest
 
@@ -40,6 +40,8 @@ bench: | test-packages $(VENV)/.installed-dev
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/shim_memory.py
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/exec_latency.py
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/many_containers.py
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/runtime_lifecycle.py
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/lifecycles.py
 
 .PHONY: runtime test-packages
 runtime:

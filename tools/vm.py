@@ -109,11 +109,45 @@ for module in {guest_modules}; do busybox modprobe $module; done
 busybox stty -F /dev/ttyS1 raw
 unset TMPDIR
 export WHERRY_VM=1 WHERRY_VM_EXCHANGE={exchange}
+"""
+
+_RUN = """
 cd {directory} && setsid sh {exchange}/command </dev/null >/dev/ttyS1 2>&1
 echo $? >{exchange}/status
 echo o >/proc/sysrq-trigger
 # The end of the first process would be a panic, and nothing can be run any more.
 while :; do read -r _ </dev/ttyS0; done
+"""
+
+#: Debian's systemd as the first process, in the root cgroup as it wants it, with nothing but a bus and the command.
+_RUN_UNDER_SYSTEMD = """
+echo $$ >/sys/fs/cgroup/cgroup.procs
+rmdir /sys/fs/cgroup/init
+mkdir -p /run/systemd/system
+cat >/run/systemd/system/wherry-vm.service <<'END'
+[Unit]
+DefaultDependencies=no
+Requires=dbus.service
+After=dbus.service
+[Service]
+Type=oneshot
+Delegate=yes
+TimeoutStartSec=infinity
+WorkingDirectory={directory}
+Environment=WHERRY_VM=1 WHERRY_VM_EXCHANGE={exchange} HOME=/root TERM=dumb PATH=/usr/sbin:/usr/bin:/sbin:/bin
+ExecStart=/bin/sh -c 'sh {exchange}/command </dev/null >/dev/ttyS1 2>&1; echo $$? >{exchange}/status; \\
+    echo o >/proc/sysrq-trigger'
+END
+cat >/run/systemd/system/wherry-vm.target <<'END'
+[Unit]
+DefaultDependencies=no
+Wants=wherry-vm.service
+END
+mkdir -p /run/systemd/system/dbus.service.d /run/systemd/system/dbus.socket.d
+for unit in service socket; do
+    printf '[Unit]\\nDefaultDependencies=no\\n' >/run/systemd/system/dbus.$unit.d/small.conf
+done
+exec /lib/systemd/systemd --unit=wherry-vm.target --log-target=console --log-level=notice --show-status=no
 """
 
 
@@ -218,12 +252,13 @@ def _exchange(named: Path | None) -> Iterator[Path]:
         yield Path(directory)
 
 
-def _guest(modules: Path) -> str:
-    """The script that sets up the guest's root, runs the command and powers off."""
+def _guest(modules: Path, systemd: bool) -> str:
+    """The script that sets up the guest's root, runs the command, by itself or under systemd, and powers off."""
     here = Path.cwd()
     # The guest's own /tmp and /mnt would hide them.
     hidden = [place for place in {here, TREE} if place.is_relative_to("/tmp") or place.is_relative_to("/mnt")]
-    return _GUEST.format(
+    script = _GUEST + (_RUN_UNDER_SYSTEMD if systemd else _RUN)
+    return script.format(
         directory=shlex.quote(str(here)),
         exchange=EXCHANGE,
         guest_modules=" ".join(GUEST_MODULES),
@@ -238,10 +273,10 @@ def _end_with_us() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def run(command: list[str], exchange: Path, memory: int, cpus: int, timeout: float) -> int:
+def run(command: list[str], exchange: Path, memory: int, cpus: int, timeout: float, systemd: bool = False) -> int:
     """Boot, run a command with its output on ours, power off; the command's exit status, 125 if it did not end."""
     image, modules = kernel()
-    (exchange / "guest").write_text(_guest(modules))
+    (exchange / "guest").write_text(_guest(modules, systemd))
     (exchange / "command").write_text(f"exec {shlex.join(command)}\n")
     (exchange / "status").unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="wherry-vm-boot-") as directory:
@@ -275,6 +310,7 @@ def main() -> int:
     parser.add_argument("--memory", type=int, default=3072, metavar="MIB", help="of the virtual machine (3072)")
     parser.add_argument("--cpus", type=int, default=2, metavar="N", help="of the virtual machine (2)")
     parser.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="then it is ended (900)")
+    parser.add_argument("--systemd", action="store_true", help="with Debian's systemd as the first process, and D-Bus")
     parser.add_argument("--exchange", type=Path, metavar="FOLDER", help="shared with it, writable on both sides")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND")
     arguments = parser.parse_args()
@@ -286,7 +322,7 @@ def main() -> int:
     # As after Ctrl-C, what was made is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with _exchange(arguments.exchange) as exchange:
-        return run(arguments.command, exchange, arguments.memory, arguments.cpus, arguments.timeout)
+        return run(arguments.command, exchange, arguments.memory, arguments.cpus, arguments.timeout, arguments.systemd)
 
 
 if __name__ == "__main__":

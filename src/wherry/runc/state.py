@@ -1,0 +1,158 @@
+"""What is kept on disk of a container: a directory of its name below the root, with one document.
+
+Its name is not runc's or crun's, nor is its root: neither runtime may take the other's containers for its own.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from wherry.errors import NotFound, Unknown
+from wherry.runc import json_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from wherry.runc.spec import Spec
+
+_FILE = "wherry.json"
+_FORMAT = 1
+
+#: What is kept beside the specification.
+_FIELDS = (
+    "bundle",
+    "cgroup",
+    "created",
+    "id",
+    "pid",
+    "rootless",
+    "session_keyring",
+    "start_time",
+    "systemd_unit",
+    "user",
+)
+
+
+class State:
+    """The document. It is first written before anything is made that it tells of, and again when there is a process."""
+
+    __slots__ = (
+        "_spec_text",
+        "bundle",
+        "cgroup",
+        "created",
+        "id",
+        "pid",
+        "rootless",
+        "session_keyring",
+        "spec",
+        "start_time",
+        "systemd_unit",
+        "user",
+    )
+
+    def __init__(self, id: str, bundle: str, spec: Spec) -> None:
+        self.id = id
+        self.bundle = bundle
+        self.spec = spec
+        #: Written twice, and by far the longest part.
+        self._spec_text = ""
+        #: 0 before there is a process.
+        self.pid = 0
+        #: In clock ticks since boot: with the pid it names the process for ever.
+        self.start_time = 0
+        #: RFC 3339.
+        self.created = ""
+        #: Directories by controller, as `Cgroup.paths`.
+        self.cgroup: dict[str, str] = {}
+        self.systemd_unit = ""
+        self.rootless = False
+        #: The name of its keyring, which other processes of it join; "" for none.
+        self.session_keyring = ""
+        #: Whose it is.
+        self.user = os.geteuid()
+
+    def write(self, directory: str) -> None:
+        """Write it, whole or not at all. OSError."""
+        self._spec_text = self._spec_text or json_text.dumps(self.spec)
+        head = json_text.dumps({"format": _FORMAT, **{name: getattr(self, name) for name in _FIELDS}})
+        path = os.path.join(directory, _FILE)
+        fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            rest = memoryview(f'{head[:-1]}, "spec": {self._spec_text}}}'.encode())
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+        finally:
+            os.close(fd)
+        os.rename(path + ".new", path)
+
+    def spec_changed(self) -> None:
+        """Have the specification written anew the next time."""
+        self._spec_text = ""
+
+
+def read_state(root: str, id: str) -> State:
+    """Read a container's document. NotFound("container does not exist") without one, Unknown for a damaged one."""
+    path = os.path.join(root, id, _FILE)
+    try:
+        with open(path, "rb") as file:
+            document = json_text.loads(file.read())
+    except (FileNotFoundError, NotADirectoryError):
+        raise does_not_exist() from None
+    except ValueError as error:
+        raise Unknown(f"{path} is damaged: {error}") from None
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        raise Unknown(f"{path} is of another version of wherry: delete the container with that one")
+    state = State(document["id"], document["bundle"], document["spec"])
+    for name in _FIELDS:
+        setattr(state, name, document[name])
+    return state
+
+
+def does_not_exist() -> NotFound:
+    """Return runc's error, word for word: clients look for it."""
+    error = NotFound()
+    error.message = "container does not exist"
+    error.args = (error.message,)
+    return error
+
+
+def ids(root: str) -> list[str]:
+    """Return the names of the containers that there are."""
+    try:
+        with os.scandir(root) as entries:
+            found = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+    return sorted(name for name in found if os.path.exists(os.path.join(root, name, _FILE)))
+
+
+def make_root(root: str) -> None:
+    """Make the directory that all containers' are in, private to its owner. Unknown if it cannot be."""
+    try:
+        os.makedirs(root, mode=0o700, exist_ok=True)
+        if not stat.S_ISDIR(os.stat(root).st_mode):
+            raise NotADirectoryError(20, "not a directory")
+    except OSError as error:
+        raise Unknown(f"mkdir {root}: {(error.strerror or '').lower()}") from None
+
+
+def seccomp_cache(root: str) -> str:
+    """Return where compiled seccomp profiles are kept, for the containers of a root directory."""
+    return os.path.join(root, ".seccomp")
+
+
+def hook_state(state: State, status: str) -> dict[str, Any]:
+    """Return the state document of the specification, runtime.md, "State", for hooks and seccomp agents."""
+    spec: Mapping[str, Any] = state.spec
+    return {
+        "ociVersion": spec.get("ociVersion") or "",
+        "id": state.id,
+        "status": status,
+        **({"pid": state.pid} if status != "stopped" else {}),
+        "bundle": state.bundle,
+        **({"annotations": spec["annotations"]} if spec.get("annotations") else {}),
+    }
