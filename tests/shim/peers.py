@@ -18,6 +18,7 @@ from wherry.api.runtime.linux.shim.v1 import shim_pb2 as v1
 from wherry.api.runtime.task.v2 import task_pb2 as v2
 from wherry.api.runtime.task.v3 import task_pb2 as v3
 from wherry.api.wellknown_pb2 import Empty
+from wherry.linux.own_executable import protected_file
 from wherry.rpc.channel import Stub
 from wherry.rpc.context import metadata_for
 from wherry.rpc.ttrpc_channel import TtrpcChannel
@@ -25,6 +26,7 @@ from wherry.rpc.ttrpc_channel import TtrpcChannel
 #: Runs the core of our shim on an inherited socket, and writes down every import that comes after its start.
 _OURS = """
 import os, socket, sys
+os.close(PROGRAM)
 from wherry.protobuf import import_only_the_core
 import_only_the_core()
 from wherry.shim.log import log_to
@@ -116,13 +118,15 @@ class Ours(Shim):
 
     async def start(self) -> None:
         path = self.bundle.with_suffix(".sock")
-        with listen(path) as sock, open(self.log, "ab") as log:
+        with listen(path) as sock, open(self.log, "ab") as log, open(protected_file(), "rb") as program:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-c", _OURS, str(sock.fileno()), str(self.late_imports)),
+                    *(sys.executable, "-c", _OURS.replace("PROGRAM", str(program.fileno()))),
+                    *(str(sock.fileno()), str(self.late_imports)),
                     *(self.namespace, "/run/none.sock", *self._events(), str(self._version())),
                 ],
-                pass_fds=[sock.fileno()],
+                executable=f"/proc/self/fd/{program.fileno()}",
+                pass_fds=[sock.fileno(), program.fileno()],
                 cwd=self.bundle,
                 env=environment(),
                 stdin=subprocess.DEVNULL,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -14,12 +15,13 @@ from wherry.api.types.task import task_pb2
 from wherry.api.wellknown_pb2 import Any
 from wherry.errors import AlreadyExists, InvalidArgument, NotFound
 from wherry.shim import metrics, options, record
+from wherry.shim.builtin import BuiltinRuntime
 from wherry.shim.exec import Exec
 from wherry.shim.init import Init, read_spec, shares_pid_namespace
 from wherry.shim.oom import OomWatcher
 from wherry.shim.process import Process
 from wherry.shim.reaper import Exit, Reaper
-from wherry.shim.runtime import RuncBinary
+from wherry.shim.runtime import RuncBinary, Runtime
 from wherry.shim.states import CREATED, DELETED, EXEC_STOPPED, PAUSED, PAUSING, STOPPED
 from wherry.shim.stdio import Stdio, Streams
 from wherry.shim.tasks import Tasks
@@ -89,14 +91,7 @@ class Container:
         self._cgroups: dict[str, str] = {}
         #: Exits that are not announced yet, in the order of their coming.
         self._exits: list[tuple[Process, Exit]] = []
-        self._runtime = RuncBinary(
-            reaper,
-            self._options.binary_name or options.DEFAULT_BINARY,
-            options.runtime_root(self._options, namespace),
-            os.path.join(config.bundle, "log.json"),
-            systemd_cgroup=self._options.systemd_cgroup,
-            criu=criu,
-        )
+        self._runtime = self._choose_runtime(criu)
         self.init = Init(
             config.id,
             config.bundle,
@@ -109,6 +104,17 @@ class Container:
             self._init_collected,
             config.checkpoint,
         )
+
+    def _choose_runtime(self, criu: str) -> Runtime:
+        binary = options.runtime_binary(self._options)
+        root = options.runtime_root(self._options, self._namespace)
+        systemd_cgroup = self._options.systemd_cgroup
+        if binary == options.BUILTIN and self._reaper.may_fork:
+            return BuiltinRuntime(self._reaper, root, systemd_cgroup=systemd_cgroup, criu=criu)
+        if binary == options.BUILTIN:
+            binary = os.path.join(os.path.dirname(sys.executable), binary)
+        log = os.path.join(self.bundle, "log.json")
+        return RuncBinary(self._reaper, binary, root, log, systemd_cgroup=systemd_cgroup, criu=criu)
 
     def _streams(self, stdio: Stdio, id: str) -> Streams:
         owner = self._options.io_uid, self._options.io_gid

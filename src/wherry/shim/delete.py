@@ -52,10 +52,14 @@ def _init_pid(bundle: str) -> int | None:
 
 def _delete_container(recorded: Options, namespace: str, id: str) -> None:
     root = record.runtime_root(recorded, namespace)
+    binary = record.runtime_binary(recorded)
+    if binary == record.BUILTIN:
+        _delete_builtin(root, id)
+        return
     if not os.path.exists(os.path.join(root, id)):
         # runc's and crun's state of a container is a directory of its name: without one there is nothing to ask for.
         return
-    command = [recorded.binary_name or record.DEFAULT_BINARY, "--root", root]
+    command = [binary, "--root", root]
     if recorded.systemd_cgroup:
         command.append("--systemd-cgroup")
     command += ["delete", "--force", id]
@@ -65,3 +69,13 @@ def _delete_container(recorded: Options, namespace: str, id: str) -> None:
     except OSError:
         return  # the runtime was removed: its containers' mounts go all the same
     os.waitpid(pid, 0)
+
+
+def _delete_builtin(root: str, id: str) -> None:
+    from wherry.errors import Error
+    from wherry.runc.container import Container
+
+    try:
+        Container.load(root, id).delete(force=True)
+    except Error:
+        return  # there is none, or its hook failed: its mounts go all the same

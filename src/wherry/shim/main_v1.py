@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 
+from wherry.linux import own_executable
 from wherry.protobuf import import_only_the_core
 from wherry.startup import forgo_tls
 
@@ -64,6 +65,7 @@ def main() -> int:
         return 0
     if not values.get("namespace"):
         _usage("-namespace is required")
+    own_executable.protect("from wherry.shim.main_v1 import main; sys.exit(main())")
     from wherry.api import shim_socket
     from wherry.shim.log import log_to
     from wherry.shim.server import Settings, serve

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 
+from wherry.linux import own_executable
 from wherry.protobuf import import_only_the_core
 from wherry.startup import forgo_tls
 
@@ -85,6 +86,7 @@ def main() -> int:
         sys.stderr.write("shim namespace cannot be empty\n")
         return 1
     if flags.action == "start":
+        own_executable.protect("from wherry.shim.main_v2 import main; sys.exit(main())")
         from wherry.shim.start import start
 
         sys.stdout.write(start(flags))

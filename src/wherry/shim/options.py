@@ -10,9 +10,10 @@ from wherry.api.runtime.linux.runctypes.runc_pb2 import CreateOptions, RuncOptio
 from wherry.api.runtime.runc.v1.options_pb2 import CheckpointOptions, Options
 from wherry.api.wellknown_pb2 import Any
 from wherry.errors import InvalidArgument
-from wherry.shim.record import DEFAULT_BINARY, DEFAULT_ROOT, read, runtime_root, write
+from wherry.shim.record import BUILTIN, DEFAULT_BINARY, DEFAULT_ROOT, read, runtime_binary, runtime_root, write
 
 __all__ = [
+    "BUILTIN",
     "DEFAULT_BINARY",
     "DEFAULT_ROOT",
     "CheckpointOptions",
@@ -20,6 +21,7 @@ __all__ = [
     "checkpoint_options",
     "from_any",
     "read",
+    "runtime_binary",
     "runtime_root",
     "write",
 ]

@@ -42,6 +42,9 @@ class Reaper:
     for any child within `adopting`; the others are orphans of containers, which nobody will ever ask for.
     """
 
+    #: Whether this process may copy itself: it has one thread.
+    may_fork = True
+
     def __init__(self) -> None:
         self._watchers: dict[int, Callable[[Exit], None]] = {}
         self._early: dict[int, Exit] = {}
@@ -153,6 +156,24 @@ class Reaper:
         self._spawned.add(pid)
         return pid
 
+    def fork(self, work: Callable[[], object]) -> int:
+        """Do something in a copy of this process and return its pid: to be watched or waited for. OSError.
+
+        The copy's loop never runs; it ends with status 0, or 1 if the work raised.
+        """
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                signal.set_wakeup_fd(-1)
+                work()
+                status = 0
+            finally:
+                os._exit(status)
+        self._early.pop(pid, None)  # of an orphan that had this pid before
+        self._spawned.add(pid)
+        return pid
+
 
 class SharingReaper(Reaper):
     """A reaper for a process that has other children as well, which somebody else waits for.
@@ -160,6 +181,8 @@ class SharingReaper(Reaper):
     It collects at once what was spawned or is watched. Others that have ended are left to whoever made them; those that
     are still there at the second look are orphans of containers.
     """
+
+    may_fork = False
 
     #: Seconds between two looks. Who made a child waits for it, and takes much less.
     _LOOK = 5.0

@@ -14,20 +14,31 @@ log = logging.getLogger(__name__)
 DEFAULT_ROOT = "/run/containerd/runc"
 DEFAULT_BINARY = "runc"
 
+#: The name of wherry's own runtime; a shim of ours runs no program for it. Its command is of the same name.
+BUILTIN = "wherry-runc"
+#: Where its state is: apart from runc's, of which it knows nothing.
+BUILTIN_ROOT = "/run/wherry/runc"
+
 _OPTIONS_FILE = "options.json"
 _RUNTIME_FILE = "runtime"
 _EXIT_FILE = "exit.json"
 
 
 def runtime_root(options: Options, namespace: str) -> str:
-    """Return what runc's --root is for a namespace."""
-    return os.path.join(options.root or DEFAULT_ROOT, namespace)
+    """Return what the runtime's --root is for a namespace."""
+    default = BUILTIN_ROOT if runtime_binary(options) == BUILTIN else DEFAULT_ROOT
+    return os.path.join(options.root or default, namespace)
+
+
+def runtime_binary(options: Options) -> str:
+    """Return the runtime that options name, or the default one."""
+    return options.binary_name or DEFAULT_BINARY
 
 
 def write(bundle: str, options: Options) -> None:
     """Record in the bundle which runtime a container has, for whoever cleans up after a dead shim."""
     with open(os.path.join(bundle, _RUNTIME_FILE), "w") as file:
-        file.write(options.binary_name)
+        file.write(runtime_binary(options))
     fields = {field.name: value for field, value in options.ListFields()}
     with open(os.path.join(bundle, _OPTIONS_FILE), "w") as file:
         json.dump(fields, file)

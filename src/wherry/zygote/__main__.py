@@ -34,6 +34,8 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from wherry.linux import ksm
+from wherry.linux.descriptors import close_range
+from wherry.linux.own_executable import restore_environment
 from wherry.linux.process import die_with_parent, set_name, set_title
 from wherry.startup import forgo_tls
 
@@ -54,14 +56,14 @@ PRIVATE = "private"
 _TAKEN = b"1"
 _CLOSED = b"0"
 
-#: Above every descriptor's number: fs.nr_open as kernels have it.
-_ALL = 1 << 20
-
 
 def main() -> None:
     """Import the targets, say so, and fork until the other end closes."""
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
+    restore_environment()
+    close_range(3, control.fileno() - 1)
+    close_range(control.fileno() + 1)
     targets = {name: _import(name) for name in sys.argv[4:]}
     set_title("wherry-zygote")
     set_name("wherry-zygote")
@@ -239,7 +241,7 @@ def _clean_descriptors(fds: list[int]) -> list[int]:
         os.dup2(null, number)
     for number, fd in enumerate(lifted, start=3):
         os.dup2(fd, number, inheritable=False)
-    os.closerange(3 + len(lifted), _ALL)
+    close_range(3 + len(lifted))
     return list(range(3, 3 + len(lifted)))
 
 

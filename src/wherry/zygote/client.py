@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wherry.errors import Unavailable, Unknown
+from wherry.linux import own_executable
 from wherry.zygote.__main__ import MAX_REQUEST, MERGEABLE, PRIVATE
 
 log = logging.getLogger(__name__)
@@ -189,10 +190,19 @@ class Zygote:
         with theirs:
             options = [str(theirs.fileno()), _PADDING, self._memory]
             command = [sys.executable, "-m", "wherry.zygote", *options, *self._targets]
-            # Not asyncio's: its watcher would wait for the process in a thread of its own.
-            process = subprocess.Popen(  # noqa: ASYNC220
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
-            )
+            program = _program()
+            try:
+                # Not asyncio's: its watcher would wait for the process in a thread of its own.
+                process = subprocess.Popen(  # noqa: ASYNC220
+                    command,
+                    executable=f"/proc/self/fd/{program}" if program >= 0 else None,
+                    pass_fds=[theirs.fileno(), *([program] if program >= 0 else [])],
+                    stdin=subprocess.DEVNULL,
+                    env=own_executable.library_path(os.environ),
+                )
+            finally:
+                if program >= 0:
+                    os.close(program)
         ours.setblocking(False)
         control = _Control(ours, process)
         try:
@@ -205,6 +215,15 @@ class Zygote:
                 raise Unavailable(f"zygote: it did not start with the targets {', '.join(self._targets)}") from None
             raise
         return control
+
+
+def _program() -> int:
+    """Return the interpreter by a descriptor that no container can write to it by; -1 where there is no such way."""
+    try:
+        return own_executable.protected_file()
+    except OSError as error:
+        log.warning("the built-in OCI runtime will refuse to run: %s", error.strerror)
+        return -1
 
 
 async def _ask(control: _Control, request: bytes, fds: Sequence[int]) -> Child:

@@ -46,6 +46,10 @@ _EXIT = "/tasks/exit"
 #: Seconds for a container to end that was killed because its daemon ends.
 _END_TIMEOUT = 10.0
 
+#: Our own runtime, where a shim of ours has it in process, and where its state is; as wherry.shim.record has it.
+_BUILTIN = "wherry-runc"
+_BUILTIN_ROOT = "/run/wherry/runc"
+
 #: Seconds for what a dead shim had asked of the OCI runtime.
 _RUNTIME_TIMEOUT = 5.0
 
@@ -485,7 +489,11 @@ async def _delete_container(bundle: Bundle) -> None:
     """Have the OCI runtime that the bundle records kill and delete what is left of a container."""
     options = bundle.options()
     binary = str(options.get("binary_name") or "runc")
-    root = os.path.join(str(options.get("root") or "/run/containerd/runc"), bundle.namespace)
+    default_root = "/run/containerd/runc"
+    if binary == _BUILTIN:
+        default_root = _BUILTIN_ROOT
+        binary = shims.own_command(binary)
+    root = os.path.join(str(options.get("root") or default_root), bundle.namespace)
     command = [binary, "--root", root]
     if options.get("systemd_cgroup"):
         command.append("--systemd-cgroup")

@@ -162,12 +162,17 @@ def shim_binary(runtime: str, configured: Mapping[str, str]) -> str:
 
 def own_binary() -> str:
     """Return the path of our own shim's command, where it was installed with this interpreter."""
-    return os.path.join(os.path.dirname(sys.executable), OWN_BINARY)
+    return own_command(OWN_BINARY)
+
+
+def own_command(name: str) -> str:
+    """Return the path of a command of ours, where it was installed with this interpreter."""
+    return os.path.join(os.path.dirname(sys.executable), name)
 
 
 def daemon_binary() -> str:
     """Return the path of wherryd, which shims run to publish."""
-    return os.path.join(os.path.dirname(sys.executable), "wherryd")
+    return own_command("wherryd")
 
 
 class Starter:
