@@ -26,6 +26,10 @@ BIN = Path(sys.executable).parent
 IMAGE = "docker.io/library/bench:latest"
 OUR_SHIM = str(BIN / "containerd-shim-wherry-v2")
 
+#: The OCI runtimes that a shim of ours is told to use: its own, and Debian's.
+BUILTIN = "wherry-runc"
+RUNC = "runc"
+
 _CONTAINERD_CONFIG = """
 version = 2
 root = "{place}/croot"
@@ -42,6 +46,7 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYT
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _RUNC = Path("/run/containerd/runc")
+_BUILTIN_STATE = Path("/run/wherry/runc")
 
 
 @dataclass(frozen=True)
@@ -122,8 +127,13 @@ def _daemon(command: list[str], socket: str, namespace: str) -> Iterator[Daemon]
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(20)
-        # What runc leaves of every namespace, empty by now.
-        for path in (_RUNC / namespace, *_CGROUPS.glob(f"*/{namespace}"), _CGROUPS / namespace):
+        # What runtimes leave of every namespace, empty by now.
+        for path in (
+            _RUNC / namespace,
+            _BUILTIN_STATE / namespace,
+            *_CGROUPS.glob(f"*/{namespace}"),
+            _CGROUPS / namespace,
+        ):
             if path.is_dir():
                 path.rmdir()
 
@@ -170,11 +180,12 @@ async def clients(daemons: Daemons) -> AsyncIterator[dict[str, Client]]:
 
 @asynccontextmanager
 async def container(
-    client: Client, id: str, arguments: list[str], *, stdout: str = "", runtime: str = ""
+    client: Client, id: str, arguments: list[str], *, stdout: str = "", runtime: str = "", runc_binary: str = ""
 ) -> AsyncIterator[Task]:
     """Run a container while the block lasts."""
     options = RunOptions(arguments)
     options.id = id
+    options.runc_binary = runc_binary
     if runtime:
         options.runtime = runtime
     async with AsyncExitStack() as undo:
@@ -191,10 +202,9 @@ def parent(pid: int) -> int:
     return int(_stat(pid)[1])
 
 
-def cpu_seconds(pid: int) -> float:
-    """Return the CPU time that a process has taken, as user and in the kernel."""
-    fields = _stat(pid)
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def cpu_seconds(pid: int, *, children: bool = False) -> float:
+    """Return the CPU time that a process has taken, as user and in the kernel, with `children` that it waited for."""
+    return sum(map(int, _stat(pid)[11 : 15 if children else 13])) / os.sysconf("SC_CLK_TCK")
 
 
 def _stat(pid: int) -> list[str]:

@@ -55,9 +55,11 @@ def alternate(count: int, cases: dict[str, Callable[[int], float]]) -> dict[str,
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-async def lifecycle(client: Client, id: str) -> float:
+async def lifecycle(client: Client, id: str, runc_binary: str = "") -> float:
+    """Run `true` from snapshot to removal, by an OCI runtime that is named, and return the milliseconds."""
     options = RunOptions(["true"])
     options.id = id
+    options.runc_binary = runc_binary
     began = time.perf_counter()
     prepared = await create_container(client, IMAGE, options, Timing())
     task = await Task.create(client, prepared, "", "", "", False)

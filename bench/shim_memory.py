@@ -25,8 +25,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.daemons import (
+    BUILTIN,
     HEADING,
     OUR_SHIM,
+    RUNC,
     Daemon,
     Daemons,
     clients,
@@ -66,6 +68,7 @@ async def per_container(
     daemon: Daemon,
     count: int,
     *,
+    runc_binary: str = "",
     kill_zygote: bool = False,
     settle: Callable[[], None] = a_second,
 ) -> float:
@@ -74,44 +77,49 @@ async def per_container(
     before = held(daemon_pids(daemon))
     async with AsyncExitStack() as undo:
         tasks = [
-            await undo.enter_async_context(container(client, f"m{count}-{number}", _SLEEP)) for number in range(count)
+            await undo.enter_async_context(container(client, f"m{count}-{number}", _SLEEP, runc_binary=runc_binary))
+            for number in range(count)
         ]
         if kill_zygote:
             for pid in zygote(daemon.pid):
                 os.kill(pid, signal.SIGKILL)
             # The next container has another zygote made.
-            tasks.append(await undo.enter_async_context(container(client, f"m{count}-last", _SLEEP)))
+            last = container(client, f"m{count}-last", _SLEEP, runc_binary=runc_binary)
+            tasks.append(await undo.enter_async_context(last))
         settle()
         shims = {parent(task.pid) for task in tasks}
         return (held([*daemon_pids(daemon), *shims]) - before) / len(tasks)
 
 
-async def started_by_exec(client: Client, count: int) -> list[float]:
+async def started_by_exec(client: Client, count: int, runc_binary: str) -> list[float]:
     """Return what each of our shims holds that another daemon started, in MiB."""
     async with AsyncExitStack() as undo:
         tasks = [
-            await undo.enter_async_context(container(client, f"x{number}", _SLEEP, runtime=OUR_SHIM))
+            await undo.enter_async_context(
+                container(client, f"x{number}", _SLEEP, runtime=OUR_SHIM, runc_binary=runc_binary)
+            )
             for number in range(count)
         ]
         time.sleep(1)
         return [held([parent(task.pid)]) for task in tasks]
 
 
-async def measure(daemons: Daemons, counts: Sequence[int], exec_count: int) -> list[str]:
-    """Return the table's lines."""
+async def measure(daemons: Daemons, counts: Sequence[int], exec_count: int, runc_binary: str) -> list[str]:
+    """Return the table's lines; `runc_binary` is the OCI runtime of wherryd's containers."""
     lines = []
     async with clients(daemons) as found:
         ours, theirs = found["wherryd, ttrpc"], found["containerd, gRPC"]
-        for client, daemon in ((ours, daemons.wherryd), (theirs, daemons.containerd)):
-            await per_container(client, daemon, 1)  # what a daemon holds from its first container on is no container's
+        # What a daemon holds from its first container on is no container's.
+        await per_container(ours, daemons.wherryd, 1, runc_binary=runc_binary)
+        await per_container(theirs, daemons.containerd, 1)
         for count in counts:
-            mine = await per_container(ours, daemons.wherryd, count)
+            mine = await per_container(ours, daemons.wherryd, count, runc_binary=runc_binary)
             other = await per_container(theirs, daemons.containerd, count)
             lines.append(figure(f"an idle container of {count}", mine, other, "MiB", "< 1"))
         theirs_again = await per_container(theirs, daemons.containerd, 20)
-        ours_again = await per_container(ours, daemons.wherryd, 20, kill_zygote=True)
+        ours_again = await per_container(ours, daemons.wherryd, 20, runc_binary=runc_binary, kill_zygote=True)
         lines.append(figure("of 20, the zygote killed", ours_again, theirs_again, "MiB", "< 1"))
-        execed = await started_by_exec(theirs, exec_count)
+        execed = await started_by_exec(theirs, exec_count, runc_binary)
         lines.append(
             f"| started by exec, the median and the most of {exec_count} | {statistics.median(execed):.1f} MiB,"
             f" {max(execed):.1f} MiB | – | – | <= 16 MB |"
@@ -140,15 +148,15 @@ def scanned() -> None:
         time.sleep(0.1)
 
 
-async def measure_merged(daemons: Daemons, counts: Sequence[int]) -> list[str]:
+async def measure_merged(daemons: Daemons, counts: Sequence[int], runc_binary: str) -> list[str]:
     """Return the lines of the table for shims whose equal pages are kept once."""
     lines = []
     async with clients(daemons) as found:
         ours, theirs = found["wherryd, ttrpc"], found["containerd, gRPC"]
-        for client, daemon in ((ours, daemons.wherryd), (theirs, daemons.containerd)):
-            await per_container(client, daemon, 1)
+        await per_container(ours, daemons.wherryd, 1, runc_binary=runc_binary)
+        await per_container(theirs, daemons.containerd, 1)
         for count in counts:
-            mine = await per_container(ours, daemons.wherryd, count, settle=scanned)
+            mine = await per_container(ours, daemons.wherryd, count, runc_binary=runc_binary, settle=scanned)
             other = await per_container(theirs, daemons.containerd, count)
             lines.append(figure(f"an idle container of {count}, `ksm = true`", mine, other, "MiB", "< 1"))
     return lines
@@ -160,14 +168,16 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 20, 100], help="numbers of containers")
     parser.add_argument("--exec-count", type=int, default=100, help="shims of ours under containerd")
     parser.add_argument("--ksm", action="store_true", help="turn the kernel's KSM on, and measure with it as well")
+    parser.add_argument("--builtin", action="store_true", help="wherryd with wherry's own OCI runtime")
     options = parser.parse_args()
+    runc_binary = BUILTIN if options.builtin else RUNC
     with running_daemons() as daemons:
         daemons.import_image()
-        lines = asyncio.run(measure(daemons, options.counts, options.exec_count))
+        lines = asyncio.run(measure(daemons, options.counts, options.exec_count, runc_binary))
     if options.ksm:
         with merging(), running_daemons("--ksm") as daemons:
             daemons.import_image()
-            lines += asyncio.run(measure_merged(daemons, options.counts))
+            lines += asyncio.run(measure_merged(daemons, options.counts, runc_binary))
     print(HEADING, *lines, sep="\n")
 
 
