@@ -79,7 +79,8 @@ def test_the_shims_are_exchanged(subject: Daemon, busybox_archive: Path, runtime
     flags = ("run", "--detach", "--null-io", "--runtime", runtime)
     subject.ctr(*flags, BUSYBOX, container, "sleep", "1000", namespace=namespace).check()
     (shim,) = (line for line in leaks.processes(namespace) if "-namespace" in line)
-    program = Path(f"/proc/{shim.split()[0]}/exe").resolve().name
+    # Ours run from a mount of the interpreter that is nowhere, which has no path but "/".
+    program = Path(f"/proc/{shim.split()[0]}/exe").readlink().name or "python"
     assert program.startswith("python" if isinstance(subject, Containerd) else "containerd-shim"), shim
 
 

@@ -46,7 +46,7 @@ def test_in_a_virtual_machine(record_property: Callable[[str, object], None]) ->
     machine = subprocess.Popen(
         [
             *(sys.executable, _TREE / "tools/vm.py", "--timeout", str(_TIMEOUT)),
-            *(*tests, "-v", "--timeout", "300", "--durations", "12", *_CHOSEN),
+            *(*tests, "-v", "-m", "not long", "--timeout", "300", "--durations", "12", *_CHOSEN),
         ],
         cwd=_TREE,
         env=environment(),
