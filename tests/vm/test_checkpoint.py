@@ -172,6 +172,7 @@ def test_task(side: Side, busybox_archive: Path) -> None:
         _task(side, _V2)
 
 
+@pytest.mark.long
 def test_runtime_v1(wherryd: Wherryd, busybox_archive: Path, tmp_path: Path) -> None:
     """containerd's own runtime v1 knows no cgroup v2. wherryd's says under it what it says under runtime v2."""
     transcripts = []
@@ -185,6 +186,7 @@ def test_runtime_v1(wherryd: Wherryd, busybox_archive: Path, tmp_path: Path) -> 
     assert transcripts[0] == transcripts[1]
 
 
+@pytest.mark.long
 def test_two_of_one_container(wherryd: Wherryd, busybox_archive: Path, tmp_path: Path) -> None:
     """containerd 1.6 refuses the second (`content … already exists`): it holds the same specification."""
     side = Side(wherryd, tmp_path)

@@ -81,6 +81,7 @@ def test_goes_on_elsewhere(runtime: Runtime) -> None:
     runtime("delete", restored).check()
 
 
+@pytest.mark.long
 def test_streams(runtime: Runtime) -> None:
     """Pipes of the first are replaced by those of the second."""
     first = _begin(runtime, "echo ready; read word; echo got $word; exit 4")
@@ -101,6 +102,7 @@ def test_streams(runtime: Runtime) -> None:
     assert runtime("list", "-q").text == ""
 
 
+@pytest.mark.long
 def test_terminal(runtime: Runtime) -> None:
     first = _begin(runtime, "echo ready; read word; echo got $word; exit 4")
     config = runtime.bundle / "config.json"
@@ -118,6 +120,7 @@ def test_terminal(runtime: Runtime) -> None:
         assert terminal.wait() == 4
 
 
+@pytest.mark.long
 def test_refusals(runtime: Runtime) -> None:
     id = _begin(runtime, "exec 3>/tmp/big; " + _NO_STREAMS + "sleep 1000")
     runtime.detached("create", "--bundle", runtime.bundle, id).check()

@@ -37,7 +37,8 @@ _CHOSEN = (
 
 
 @pytest.mark.timeout(_TIMEOUT + 60)
-def test_in_a_virtual_machine(record_property: Callable[[str, object], None]) -> None:
+@pytest.mark.parametrize("which", ["not long", pytest.param("long", marks=pytest.mark.long)])
+def test_in_a_virtual_machine(record_property: Callable[[str, object], None], which: str) -> None:
     missing = [name for name in ("qemu-system-x86_64", "cpio", "busybox", "apparmor_parser") if not shutil.which(name)]
     if missing or os.geteuid() != 0:
         pytest.skip(f"needs root{' and '.join(['', *missing])}")
@@ -46,7 +47,7 @@ def test_in_a_virtual_machine(record_property: Callable[[str, object], None]) ->
     machine = subprocess.Popen(
         [
             *(sys.executable, _TREE / "tools/vm.py", "--timeout", str(_TIMEOUT)),
-            *(*tests, "-v", "-m", "not long", "--timeout", "300", "--durations", "12", *_CHOSEN),
+            *(*tests, "-v", "-m", which, "--timeout", "300", "--durations", "12", *_CHOSEN),
         ],
         cwd=_TREE,
         env=environment(),

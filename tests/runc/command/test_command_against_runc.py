@@ -34,7 +34,9 @@ class _Transcript:
     def _normal(self, text: str) -> str:
         text = text.replace(self._id, "<id>").replace(str(self._runtime.directory), "<directory>")
         text = text.replace(self._runtime.program, "runc").replace("wherry-runc: ", "runc: ")
+        # A time has as many digits as it takes, and a table's columns are as wide as that.
         text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "<time>", text)
+        text = re.sub(r" {2,}", "  ", text)
         text = re.sub(r'("pid": ?)[1-9]\d*', r"\1<pid>", text)
         text = re.sub(r"^\[\d+\]$", "[<pid>]", text, flags=re.M)
         text = re.sub(r"^ *\d+ sleep$", "<pid> sleep", text, flags=re.M)
