@@ -53,7 +53,7 @@ _UNDOS = [
     (_MANAGER, "undo.push_async_callback(self._end_shim, task)", "_create", _REQUESTS),
     (_MANAGER, "task.shim.remove_socket()", "_forget", _STEPS),
     (_MANAGER, "task.bundle.delete()", "_forget", _STEPS),
-    (_MANAGER, "await _delete_container(bundle)", "_clean_up", _STEPS),
+    (_MANAGER, "await leftovers.delete_container(bundle)", "_clean_up", _STEPS),
     (_MANAGER, "mount.unmount_all(bundle.rootfs, mount.MNT_DETACH)", "_clean_up", _STEPS),
     (_MANAGER, "shim.remove_socket()", "_clean_up", _STEPS),
     (_MANAGER, "bundle.delete()", "_clean_up", _STEPS),

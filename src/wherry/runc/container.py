@@ -7,13 +7,12 @@ import os
 
 from wherry.errors import FailedPrecondition, NotFound, Unknown
 from wherry.linux import signals, tree
-from wherry.linux.process import start_time
 from wherry.runc import json_text
 from wherry.runc.cgroups.cgroup import load_cgroup
 from wherry.runc.gate import is_waiting, open_gate
 from wherry.runc.hooks import run_hooks
 from wherry.runc.spec import check_id, check_resources
-from wherry.runc.state import does_not_exist, hook_state, ids, read_state
+from wherry.runc.state import hook_state, ids, read_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -320,6 +319,3 @@ def containers(root: str) -> list[Container]:
         except NotFound:
             continue
     return found
-
-
-__all__ = ["Container", "containers", "does_not_exist", "start_time"]

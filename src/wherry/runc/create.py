@@ -28,7 +28,7 @@ from wherry.runc.process import ProcessPlan
 from wherry.runc.seccomp import compile_filter
 from wherry.runc.spec import check_id, namespace_paths
 from wherry.runc.state import State, hook_state, make_root, seccomp_cache
-from wherry.runc.undo import Undo
+from wherry.runc.undo import Work
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def create(root: str, id: str, spec: Spec, options: CreateOptions, *, sibling: b
         return creation.finish()
 
 
-class Creation:
+class Creation(Work):
     """A container being created, step by step, for whoever has other things to do meanwhile.
 
     `begin`, then `advance` whenever `fileno` is readable, until it returns True; `finish` makes it last. Leaving the
@@ -100,26 +100,15 @@ class Creation:
 
     def __init__(self, root: str, id: str, spec: Spec, options: CreateOptions, *, sibling: bool = False) -> None:
         """With `sibling` the process becomes a child of this process's parent."""
+        super().__init__()
         self._root = root
         self._sibling = sibling
         self._id = id
         self._spec = spec
         self._options = options
-        self._undo = Undo()
-        #: What is closed whether it succeeds or not.
-        self._closing = Undo()
         self._channel = Channel(-1)
         self._state = State(id, options.bundle, spec)
         self._pidfd = -1
-
-    def __enter__(self) -> Creation:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        try:
-            self._undo.close()
-        finally:
-            self._closing.close()
 
     def fileno(self) -> int:
         return self._channel.fileno()

@@ -20,7 +20,7 @@ from wherry.runc.process import ProcessPlan
 from wherry.runc.seccomp import compile_filter
 from wherry.runc.spec import check_process
 from wherry.runc.state import hook_state, seccomp_cache
-from wherry.runc.undo import Undo
+from wherry.runc.undo import Work
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,27 +67,17 @@ def exec_process(container: Container, process: dict[str, Any], options: ExecOpt
         return execution.finish()
 
 
-class Execution:
+class Execution(Work):
     """An exec under way, step by step: as `create.Creation`."""
 
     def __init__(self, container: Container, process: dict[str, Any], options: ExecOptions) -> None:
+        super().__init__()
         self._container = container
         self._process = process
         self._options = options
-        self._undo = Undo()
-        self._closing = Undo()
         self._channel = Channel(-1)
         self._pid = 0
         self._pidfd = -1
-
-    def __enter__(self) -> Execution:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        try:
-            self._undo.close()
-        finally:
-            self._closing.close()
 
     def fileno(self) -> int:
         return self._channel.fileno()

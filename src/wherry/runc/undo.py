@@ -5,7 +5,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import ParamSpec
+    from typing import ParamSpec, Self
 
     P = ParamSpec("P")
 
@@ -36,3 +36,21 @@ class Undo:
                 failed = failed or error
         if failed is not None:
             raise failed
+
+
+class Work:
+    """Something made step by step, a context: leaving it undoes what was made, unless `_undo` was told to forget it."""
+
+    def __init__(self) -> None:
+        self._undo = Undo()
+        #: What is closed whether it succeeds or not.
+        self._closing = Undo()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        try:
+            self._undo.close()
+        finally:
+            self._closing.close()

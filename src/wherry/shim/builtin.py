@@ -40,15 +40,8 @@ class BuiltinRuntime:
         _require_protection()
         with _failing("OCI runtime create failed: runc create failed"), _stdio(launch.descriptors) as stdio:
             spec = load_spec(bundle)
-            options = CreateOptions(
-                bundle,
-                pid_file=launch.pid_file,
-                console_socket=launch.console_socket,
-                no_pivot=no_pivot,
-                no_new_keyring=no_new_keyring,
-                systemd_cgroup=self._systemd_cgroup,
-                stdio=stdio,
-            )
+            options = self._options(bundle, launch, stdio, no_pivot=no_pivot)
+            options.no_new_keyring = no_new_keyring
             if spec.get("hooks"):
                 await self._in_copy(lambda: create(self._root, id, spec, options, sibling=True))
                 return
@@ -61,14 +54,7 @@ class BuiltinRuntime:
         _require_protection()
         with _failing("OCI runtime restore failed: criu failed"), _stdio(launch.descriptors) as stdio:
             spec = load_spec(bundle)
-            options = CreateOptions(
-                bundle,
-                pid_file=launch.pid_file,
-                console_socket=launch.console_socket,
-                no_pivot=no_pivot,
-                systemd_cgroup=self._systemd_cgroup,
-                stdio=stdio,
-            )
+            options = self._options(bundle, launch, stdio, no_pivot=no_pivot)
             criu = CriuOptions(image, work, criu=self._criu)
             # The copy's end makes the restored process a child of this one.
             await self._in_copy(lambda: restore(self._root, id, spec, options, criu))
@@ -144,6 +130,16 @@ class BuiltinRuntime:
             return self._load(id).pids()
 
     # -- how ----------------------------------------------------------------------------------------------------------
+
+    def _options(self, bundle: str, launch: Launch, stdio: list[int], *, no_pivot: bool) -> CreateOptions:
+        return CreateOptions(
+            bundle,
+            pid_file=launch.pid_file,
+            console_socket=launch.console_socket,
+            no_pivot=no_pivot,
+            systemd_cgroup=self._systemd_cgroup,
+            stdio=stdio,
+        )
 
     def _load(self, id: str) -> Container:
         return Container.load(self._root, id)

@@ -94,6 +94,16 @@ def _watch(laboratory: Laboratory, changes: dict[str, Any], *without: str) -> li
     return sorted(taken)
 
 
+#: A watcher has a moment to win, and on a busy machine may miss it.
+_ROUNDS = 5
+
+
+def _succeeds(laboratory: Laboratory, changes: dict[str, Any], *without: str) -> bool:
+    """Tell whether the attack succeeds, at one time of several."""
+    wanted = {"took mem ", "took ptrace "}
+    return any(wanted <= set(_watch(laboratory, changes, *without)) for _ in range(_ROUNDS))
+
+
 _USER_NAMESPACE = {
     "linux.namespaces+": [{"type": "user"}],
     "linux.uidMappings": [{"containerID": 0, "hostID": 100000, "size": 65536}],
@@ -108,8 +118,7 @@ def test_exec_out_of_reach(laboratory: Laboratory, moment: str) -> None:
 
 
 def test_exec_within_reach_if_it_is_dumpable(laboratory: Laboratory) -> None:
-    taken = _watch(laboratory, {"process.capabilities": _capabilities()}, "dumpable", "slow_exec")
-    assert {"took mem ", "took ptrace "} <= set(taken), taken
+    assert _succeeds(laboratory, {"process.capabilities": _capabilities()}, "dumpable", "slow_exec")
 
 
 @pytest.mark.parametrize("moment", ["slow_exec", "slow_entry"])
@@ -122,8 +131,7 @@ def test_exec_out_of_reach_of_a_tracer(laboratory: Laboratory, moment: str) -> N
 @pytest.mark.parametrize("moment", ["slow_exec", "slow_entry"])
 def test_exec_within_reach_of_a_tracer_if_it_is_dumpable(laboratory: Laboratory, moment: str) -> None:
     changes = {"process.capabilities": _capabilities("CAP_SYS_PTRACE", "CAP_SYS_ADMIN"), **_USER_NAMESPACE}
-    taken = _watch(laboratory, changes, "dumpable_always", moment)
-    assert {"took mem ", "took ptrace "} <= set(taken), taken
+    assert _succeeds(laboratory, changes, "dumpable_always", moment)
 
 
 @pytest.mark.parametrize("without", [(), ("dumpable",)])
@@ -149,7 +157,8 @@ def test_created_container_out_of_reach(laboratory: Laboratory, without: tuple[s
 @pytest.mark.parametrize("moment", ["slow_exec", "slow_entry"])
 def test_exec_out_of_reach_of_a_tracer_of_the_host(laboratory: Laboratory, moment: str) -> None:
     """Without a user namespace of its own such a container is trusted with every exec into it: docs/security.md."""
-    assert _watch(laboratory, {"process.capabilities": _capabilities("CAP_SYS_PTRACE")}, moment) == []
+    changes = {"process.capabilities": _capabilities("CAP_SYS_PTRACE")}
+    assert not any(_watch(laboratory, changes, moment) for _ in range(_ROUNDS))
 
 
 @pytest.mark.parametrize(("without", "owner"), [((), 0), (("dumpable_always",), 100000)])

@@ -6,8 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import subprocess
-import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -20,14 +18,13 @@ from wherry.api.types.types_pb2 import Envelope
 from wherry.completion import run_to_completion
 from wherry.daemon.exchange import Exchange
 from wherry.daemon.runtime import bundle as bundles
-from wherry.daemon.runtime import shims
+from wherry.daemon.runtime import leftovers, shims
 from wherry.daemon.runtime.bundle import Bundle
 from wherry.daemon.runtime.log import ShimLog
 from wherry.daemon.runtime.shims import ShimProcess, Starter, shim_binary
 from wherry.daemon.runtime.task import CreateRequest, ExitStatus, ShimClient, V1Client, V2Client, wrap_create_error
 from wherry.errors import AlreadyExists, DeadlineExceeded, Error, NotFound, Unavailable
 from wherry.linux import mount
-from wherry.linux.process import open_by_argument, wait_all
 from wherry.rpc.local_channel import LocalChannel
 from wherry.rpc.ttrpc_channel import TtrpcChannel
 from wherry.zygote.client import Zygote
@@ -45,13 +42,6 @@ _EXIT = "/tasks/exit"
 
 #: Seconds for a container to end that was killed because its daemon ends.
 _END_TIMEOUT = 10.0
-
-#: Our own runtime, where a shim of ours has it in process, and where its state is; as wherry.shim.record has it.
-_BUILTIN = "wherry-runc"
-_BUILTIN_ROOT = "/run/wherry/runc"
-
-#: Seconds for what a dead shim had asked of the OCI runtime.
-_RUNTIME_TIMEOUT = 5.0
 
 
 class Task:
@@ -260,8 +250,8 @@ class ShimManager:
             task.shim.kill()
         if task.v1 or not await self._shut_down(task):
             # It may hold half a container, and will not say.
-            await _runtime_ended(task.bundle)
-            await _delete_container(task.bundle)
+            await leftovers.runtime_ended(task.bundle)
+            await leftovers.delete_container(task.bundle)
             mount.unmount_all(task.bundle.rootfs, mount.MNT_DETACH)
         await self._forget(task)
 
@@ -370,10 +360,10 @@ class ShimManager:
         pid = bundle.init_pid() or 0
         status, at = _UNSEEN_EXIT, typeurl.now()
         seen = bundle.exit()
-        await _runtime_ended(bundle)
+        await leftovers.runtime_ended(bundle)
         try:
             if bundle.runtime == bundles.V1 or shim.own or not shim.binary:
-                await _delete_container(bundle)
+                await leftovers.delete_container(bundle)
             else:
                 response = await self._starter.delete(shim.binary, bundle)
                 status, pid = response.exit_status, response.pid
@@ -476,38 +466,3 @@ def _task_create(task: Task, request: CreateRequest) -> events_pb2.TaskCreate:
         checkpoint=request.checkpoint,
         pid=task.pid,
     )
-
-
-async def _runtime_ended(bundle: Bundle) -> None:
-    """Wait for what a dead shim had asked of the OCI runtime: a create goes on, and would make what is removed now."""
-    running = open_by_argument(os.path.join(bundle.path, "log.json"))
-    if running:
-        await asyncio.to_thread(wait_all, running, _RUNTIME_TIMEOUT)
-
-
-async def _delete_container(bundle: Bundle) -> None:
-    """Have the OCI runtime that the bundle records kill and delete what is left of a container."""
-    options = bundle.options()
-    binary = str(options.get("binary_name") or "runc")
-    default_root = "/run/containerd/runc"
-    if binary == _BUILTIN:
-        default_root = _BUILTIN_ROOT
-        binary = shims.own_command(binary)
-    root = os.path.join(str(options.get("root") or default_root), bundle.namespace)
-    command = [binary, "--root", root]
-    if options.get("systemd_cgroup"):
-        command.append("--systemd-cgroup")
-    began = time.monotonic()
-    child = await asyncio.create_subprocess_exec(
-        *command,
-        "delete",
-        "--force",
-        bundle.id,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    _output, errors = await child.communicate()
-    log.debug("%s delete of %s took %.3f s", binary, bundle.id, time.monotonic() - began)
-    if child.returncode and b"does not exist" not in errors:
-        log.warning("%s delete --force %s: %s", binary, bundle.id, errors.decode(errors="replace").strip())
