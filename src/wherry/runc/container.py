@@ -155,12 +155,11 @@ class Container:
 
     def kill(self, number: int, *, all: bool = False) -> None:
         """Send a signal to init, or to every process. NotFound("container not running") if there is none."""
-        if all or (number == signals.SIGKILL and self._shares_pid_namespace()):
-            if not self.cgroup.pids() and not self._is_alive():
-                raise _not_running()
+        every = all or (number == signals.SIGKILL and self._shares_pid_namespace())
+        if every and self.cgroup.pids():
             self.cgroup.kill(number)
             return
-        self._signal_init(number)
+        self._signal_init(number)  # without a cgroup of its own no other process is known to be its
         if number == signals.SIGKILL and self.cgroup.frozen():
             self.cgroup.thaw()  # v1: a frozen process does not die of it
 

@@ -205,6 +205,7 @@ class Creation(Work):
                         open_source(prepared, entry, plan.id_maps, plan.propagation)
                     except Unknown as error:
                         raise Unknown(explained(error.message)) from None
+                if prepared.tree >= 0:
                     self._closing.callback(os.close, prepared.tree)
                 elif prepared.options.idmap or entry.get("uidMappings"):
                     raise InvalidArgument(f"mount {prepared.destination}: an idmapped mount takes privileges")
@@ -288,6 +289,7 @@ class Creation(Work):
     def finish(self) -> Container:
         """Record the container and return it. Unknown."""
         state = self._state
+        state.cgroup = dict(self._cgroup.paths)  # without those that an unprivileged user could not make
         state.start_time = start_time(state.pid)
         state.created = now()
         try:

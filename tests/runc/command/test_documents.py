@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.command import run
+from tests.harness.command import as_user, run
 from tests.runc.command.runtime import Runtime
 from wherry.runc.command.features import MOUNT_OPTIONS
 from wherry.runc.command.log import _quoted
@@ -96,6 +96,5 @@ def test_root_of_a_user(ours: Runtime) -> None:
     """Without --root: a directory that is not runc's, which whoever tidies up leaves alone."""
     with tempfile.TemporaryDirectory(prefix="wherry-command-") as directory:
         os.chmod(directory, 0o777)
-        setpriv = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
-        run([*setpriv, ours.program, "list"], env={"XDG_RUNTIME_DIR": directory}).check()
+        run([*as_user(65534), ours.program, "list"], env={"XDG_RUNTIME_DIR": directory}).check()
         assert os.stat(f"{directory}/wherry-runc").st_mode & 0o7777 == 0o1700
