@@ -95,8 +95,12 @@ def processes(word: str) -> Iterator[str]:
 
 def cgroups(namespace: str) -> list[Path]:
     """Return the cgroups of containers in a namespace, in every hierarchy."""
-    tops = [*_CGROUPS.glob(f"*/{namespace}"), _CGROUPS / namespace]
-    return list(itertools.chain.from_iterable(_directories(top) for top in tops))
+    return list(itertools.chain.from_iterable(_directories(top) for top in cgroup_tops(namespace)))
+
+
+def cgroup_tops(name: str) -> list[Path]:
+    """Return the cgroups of a name right below the top of each hierarchy."""
+    return [path for path in (*_CGROUPS.glob(f"*/{name}"), _CGROUPS / name) if path.is_dir()]
 
 
 def shim_socket(address: str, namespace: str, id: str) -> Path:

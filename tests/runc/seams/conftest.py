@@ -5,21 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import need_root
+from tests.docker.transcript import IMAGE
 from tests.harness import leaks
 from tests.harness.command import as_user, run
 from tests.harness.daemon import COMMANDS
+from tests.harness.podman import Podman
 
 #: The runtimes that a peer is tried with, by the names that it knows them by.
 PROGRAMS = {"runc": "/usr/sbin/runc", "wherry-runc": str(COMMANDS / "wherry-runc")}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def user() -> int:
     """The id of a user that has no name, no process and no file; which of the workers', its own id tells."""
     id = 60000 + os.getpid() % 5000
@@ -39,6 +41,46 @@ def place(user: int) -> Iterator[Path]:
     leaks.unmount(directory)
     shutil.rmtree(directory)
     assert left == []
+
+
+@pytest.fixture(scope="package")
+def root_podmans(busybox_rootfs: Path) -> Iterator[Mapping[str, Podman]]:
+    """podman with each of the runtimes, and the image busybox."""
+    need_root("podman", "conmon", *PROGRAMS.values())
+    yield from _podmans(0, busybox_rootfs)
+
+
+@pytest.fixture(scope="package")
+def users_podmans(user: int, busybox_rootfs: Path) -> Iterator[Mapping[str, Podman]]:
+    """The same of a user."""
+    need_root("podman", "conmon", "unshare")
+    yield from _podmans(user, busybox_rootfs)
+    assert leaks.remaining(lambda: of_user(user)) == []
+
+
+def _podmans(user: int, rootfs: Path) -> Iterator[Mapping[str, Podman]]:
+    made = {name: Podman(name, program, user=user) for name, program in PROGRAMS.items()}
+    try:
+        for podman in made.values():
+            podman.docker("import", "--quiet", "-", IMAGE, input=rootfs.read_bytes()).check()
+        yield made
+    finally:
+        for podman in made.values():
+            podman.close()
+
+
+@pytest.fixture
+def podmans(root_podmans: Mapping[str, Podman]) -> Iterator[Mapping[str, Podman]]:
+    """Root's, which a test leaves as it found them."""
+    yield root_podmans
+    assert [left for podman in root_podmans.values() for left in podman.finish_test()] == []
+
+
+@pytest.fixture
+def rootless_podmans(users_podmans: Mapping[str, Podman]) -> Iterator[Mapping[str, Podman]]:
+    """A user's, which a test leaves as it found them."""
+    yield users_podmans
+    assert [left for podman in users_podmans.values() for left in podman.finish_test()] == []
 
 
 def of_user(user: int) -> list[str]:
