@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -67,6 +68,17 @@ def test_log_file(ours: Runtime, runc: Runtime, form: str) -> None:
         text = re.sub(r"\d{4}-\d\d-\d\dT[\d:]+(Z|[+-]\d\d:\d\d)", "<time>", log.read_text())
         logs.append(text.replace("wherry-runc: ", "runc: "))
     assert logs[0] == logs[1]
+
+
+def test_log_of_one_whose_standard_error_takes_nothing(ours: Runtime, runc: Runtime) -> None:
+    """containerd's shim opens /dev/null for reading where nobody wants a container's output."""
+    for runtime in (ours, runc):
+        id, log = runtime.configure("absent-program"), runtime.directory / "log"
+        words = ["--log", str(log), "--log-format", "json", "create", "--bundle", str(runtime.bundle), id]
+        with open(os.devnull) as null:
+            created = subprocess.run([*runtime.command, *words], stdin=null, stdout=null, stderr=null, timeout=20)
+        assert created.returncode == 1
+        assert "executable file not found in $PATH" in json.loads(log.read_text().splitlines()[-1])["msg"]
 
 
 def test_log_exists_after_success(ours: Runtime) -> None:

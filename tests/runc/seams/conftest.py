@@ -87,3 +87,11 @@ def of_user(user: int) -> list[str]:
     """Return the processes of a user."""
     found = run(["ps", "-o", "pid=,args=", "-u", str(user)]).text.splitlines()
     return [f"process: {line.strip()}" for line in found]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave containerd's first runtime to the long tests: what it asks of runc is what the second one asks."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and "[v1" in item.name:
+            item.add_marker(pytest.mark.long)
