@@ -366,9 +366,20 @@ def died() -> Unknown:
     return Unknown("the container's process was killed while it was set up")
 
 
+#: How reasons begin that a process gives when it has its root: who it is to be, where, and what it runs.
+_COMES_LAST = (
+    "exec: ",
+    "unable to apply bounding set",
+    "unable to apply caps",
+    "unable to become user ",
+    "additionalGids: ",
+    "chdir to cwd ",
+)
+
+
 def explained(reason: str) -> str:
-    """Return a process's reason as clients know it from runc, which has none of its own for a missing program."""
-    during = "" if reason.startswith("exec: ") else "error during container init: "
+    """Return a process's reason as clients know it from runc, which does not say when for what comes last."""
+    during = "" if reason.startswith(_COMES_LAST) else "error during container init: "
     return f"unable to start container process: {during}{reason}"
 
 

@@ -17,7 +17,6 @@ VOLATILE = (
     Volatile(r"^\S*[0-9a-f]{12}$", "<id>", "An id cut short."),
     Volatile(r'^time="[^"]+"', "time=<time>", "Lines of podman's own log."),
     Volatile(r"^(root +)\d+( +)\d+ .*\? +\d+s +", r"\1", "`podman top`: pids inside, the time that it ran."),
-    Volatile("error during container init: ", "", "Ours says it as well where runc has words of its own."),
     Volatile(r'^time=<time> level=warning msg="(cannot toggle freezer|lstat ).*\n', "", "runc, of a cgroup not there."),
     Volatile(
         r"^\S*ERRO\S* container not running *\r?\n", "", "The signal of a new size, handed on, may come too late."
