@@ -138,7 +138,7 @@ class Dockerd(Daemon):
         left = [f"mount: {line}" for line in leaks.mounts() if f"{self.directory}/" in line and own not in line]
         left += [f"process: {line}" for line in leaks.processes(self.moby) if line.split()[0] != str(self.pid)]
         left += [f"cgroup: {path}" for path in leaks.cgroups(self.moby)]
-        left += [f"runc state: {path}" for path in leaks.entries(self.runtime_root) if path.name != ".seccomp"]
+        left += [f"runc state: {path}" for path in leaks.states(self.runtime_root)]
         left += [f"fifos: {path}" for path in leaks.entries(self._exec_root / "containerd")]
         for top in (self.below.state, self.below.root):
             for runtimes in top.glob("io.containerd.runtime.*"):
