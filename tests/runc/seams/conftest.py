@@ -52,8 +52,9 @@ def root_podmans(busybox_rootfs: Path) -> Iterator[Mapping[str, Podman]]:
 
 @pytest.fixture(scope="package")
 def users_podmans(user: int, busybox_rootfs: Path) -> Iterator[Mapping[str, Podman]]:
-    """The same of a user."""
+    """The same of a user, another one than `user`: podman keeps a process of its own between its calls."""
     need_root("podman", "conmon", "unshare")
+    user += 10000
     yield from _podmans(user, busybox_rootfs)
     assert leaks.remaining(lambda: of_user(user)) == []
 

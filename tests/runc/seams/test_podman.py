@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pytest
+
 from tests.docker.transcript import ENDS, IMAGE, EngineSide, Volatile, played_by
 from tests.harness.command import run
 from tests.harness.podman import Podman
@@ -16,6 +18,7 @@ VOLATILE = (
     Volatile(r"\S*/wherry-runc\b|\bwherry-runc\b|/usr/s?bin/runc", "runc", "Which of both it is."),
     Volatile(r"^\S*[0-9a-f]{12}$", "<id>", "An id cut short."),
     Volatile(r'^time="[^"]+"', "time=<time>", "Lines of podman's own log."),
+    Volatile(r"^USER +PID .*", "<head>", "Of `podman top`, as wide as its times."),
     Volatile(r"^(root +)\d+( +)\d+ .*\? +\d+s +", r"\1", "`podman top`: pids inside, the time that it ran."),
     Volatile(r'^time=<time> level=warning msg="(cannot toggle freezer|lstat ).*\n', "", "runc, of a cgroup not there."),
     Volatile(
@@ -27,6 +30,8 @@ VOLATILE = (
 
 class PodmanSide(EngineSide):
     """One podman during one flow."""
+
+    same_races = True
 
     def __init__(self, podman: Podman) -> None:
         super().__init__(podman)
@@ -71,14 +76,12 @@ def test_which_runtime(podmans: Mapping[str, Podman]) -> None:
 # -- containers of root's ----------------------------------------------------------------------------------------------
 
 
-def _run_and_fail(side: PodmanSide) -> None:
+def _run_and_fail(side: PodmanSide, *programs: str) -> None:
     script = "cat; echo err >&2; id; pwd; echo $A; hostname; exit 3"
     flags = ("--interactive", "--workdir", "/tmp", "--env", "A=b", "--hostname", "here")
     side.docker("run", "--rm", *flags, IMAGE, "sh", "-c", script, input=b"typed\n")
-    side.docker("run", "--rm", IMAGE, "sh", "-c", "kill -9 $$")
-    for program in ("absent-program", "/absent/program", "/etc/passwd", "/etc"):
+    for program in programs:
         side.docker("run", "--rm", IMAGE, program)
-    side.docker("run", "--rm", "--workdir", "/etc/passwd", IMAGE, "true")
     side.docker("ps", "--all", "--quiet")
 
 
@@ -107,7 +110,8 @@ def _live(side: PodmanSide) -> None:
 
 @differential
 def test_run_and_fail(side: PodmanSide) -> None:
-    _run_and_fail(side)
+    _run_and_fail(side, "absent-program", "/absent/program", "/etc/passwd", "/etc")
+    side.docker("run", "--rm", "--workdir", "/etc/passwd", IMAGE, "true")
     script = "id; grep -E '^(Cap|Seccomp:|NoNewPrivs)' /proc/self/status; cat /proc/self/cgroup | wc -l"
     for flags in (
         ("--user", "1000:2000"),
@@ -160,7 +164,7 @@ def test_pause_figures_and_limits(side: PodmanSide) -> None:
 @differential
 def test_file_systems(side: PodmanSide) -> None:
     directory = side.engine.directory / "volume"
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)
     (directory / "file").write_text("of the host\n")
     touch = "touch /x; touch /tmp/x && echo may; cat /v/file; touch /v/x; df /t | tail -1; ls -l /dev/z; df /dev/shm"
     side.docker(
@@ -236,7 +240,7 @@ CMD ["/bin/busybox", "cat", "/built/x"]
 
 @rootless
 def test_rootless_run_and_fail(side: PodmanSide) -> None:
-    _run_and_fail(side)
+    _run_and_fail(side, "absent-program", "/etc/passwd")
     side.docker("run", "--rm", "--user", "5:6", IMAGE, "id")
     side.docker("run", "--rm", "--privileged", IMAGE, "id")
 
@@ -246,12 +250,14 @@ def test_rootless_life(side: PodmanSide) -> None:
     _live(side)
 
 
+@pytest.mark.long  # test_rootless.py has what is particular about it
 @rootless
 def test_rootless_pod(side: PodmanSide) -> None:
     _pod(side)
     side.docker("pod", "rm", "--force", "--time", "0", "pod")
 
 
+@pytest.mark.long
 @rootless
 def test_rootless_build(side: PodmanSide) -> None:
     _build(side)
