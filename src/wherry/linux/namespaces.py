@@ -19,26 +19,31 @@ CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
+CLONE_INTO_CGROUP = 0x200000000
 
 _SYS_CLONE3 = 435  # the same on every architecture
 
-#: struct clone_args as of Linux 5.3: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls.
-_CLONE_ARGS = Struct("8Q")
+#: struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls (Linux 5.3); set_tid,
+#: set_tid_size, cgroup (5.7), which an older kernel takes as long as they are 0.
+_CLONE_ARGS = Struct("11Q")
 
 #: Keeps the interpreter's lock: a child that does not return from a call that released it could never take it back.
 _python = ctypes.PyDLL(None, use_errno=True)
 
 
-def clone(flags: int) -> tuple[int, int]:
+def clone(flags: int, *, cgroup: int = -1) -> tuple[int, int]:
     """Make a child in new namespaces, clone3(2), and return its pid and a pidfd; (0, -1) in the child. OSError.
 
-    With CLONE_PARENT in the flags the child is a sibling. Only for processes of one thread: what the C library and
+    With CLONE_PARENT in the flags the child is a sibling. It is born in the cgroup (v2) of which `cgroup` is an open
+    directory. Only for processes of one thread: what the C library and
     Python do around fork(2) for others is not done for all of it.
     """
     pidfd = ctypes.c_int(-1)
     exit_signal = 0 if flags & CLONE_PARENT else signal.SIGCHLD
     flags |= CLONE_PIDFD
-    arguments = _CLONE_ARGS.pack(flags, ctypes.addressof(pidfd), 0, 0, exit_signal, 0, 0, 0)
+    if cgroup >= 0:
+        flags |= CLONE_INTO_CGROUP
+    arguments = _CLONE_ARGS.pack(flags, ctypes.addressof(pidfd), 0, 0, exit_signal, 0, 0, 0, 0, 0, max(cgroup, 0))
     _python.PyOS_BeforeFork()
     pid = int(
         _python.syscall(ctypes.c_long(_SYS_CLONE3), ctypes.c_char_p(arguments), ctypes.c_size_t(_CLONE_ARGS.size))

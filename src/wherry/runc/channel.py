@@ -14,6 +14,8 @@ from wherry.errors import Unknown
 GO = b"G"
 #: From the runtime: you are in your cgroup. Joining one may take the kernel some milliseconds.
 JOINED = b"J"
+#: To the runtime: I could not get into my cgroup by myself; answer with JOINED.
+OUTSIDE = b"O"
 #: To the runtime: run the hooks that come with the mounts, and answer with GO.
 HOOKS = b"H"
 #: To the runtime: the pid of the container's process, from the stage that made it.

@@ -177,6 +177,9 @@ class Creation(Work):
             self._closing.callback(os.close, process.console)
         elif options.console_socket:
             raise InvalidArgument("cannot use console socket if runc will not detach or allocate tty")
+        plan.entrance = self._cgroup.entrance()
+        if plan.entrance is not None:
+            self._closing.callback(plan.entrance.close)
         plan.state = hook_state(self._state, "creating")
         plan.gate = make_gate(self._state_fd)
         self._closing.callback(os.close, plan.gate)
@@ -225,7 +228,10 @@ class Creation(Work):
     # -- the process -------------------------------------------------------------------------------------------------
 
     def _launch(self, plan: InitPlan) -> None:
-        pid, self._pidfd = launch(plan.namespaces, plan.run, self._channel, self._theirs, sibling=self._sibling)
+        entrance = plan.entrance
+        pid, self._pidfd = launch(
+            plan.namespaces, plan.run, self._channel, self._theirs, entrance=entrance, sibling=self._sibling
+        )
         self._closing.callback(os.close, self._pidfd)
         self._undo.callback(self._run_poststop_hooks)
         self._undo.callback(self._kill, pid)
@@ -236,12 +242,15 @@ class Creation(Work):
         set_process_limits(pid, self._spec["process"], rootless=self._options.rootless)
         self._send(messages.GO)
         # Meanwhile the process mounts its root file system.
-        self._cgroup.join(pid)
+        moved = entrance is None or not entrance.is_usable
+        if moved:
+            self._cgroup.join(pid)
         try:
             self._cgroup.set((self._spec.get("linux") or {}).get("resources") or {})
         except Error as error:
             raise Unknown(explained(error.message)) from None
-        self._send(messages.JOINED)
+        if moved:
+            self._send(messages.JOINED)
 
     def _send(self, kind: bytes) -> None:
         try:
@@ -264,6 +273,9 @@ class Creation(Work):
             except Unknown as error:
                 raise Unknown(explained(error.message)) from None
             self._send(messages.GO)
+        elif kind == messages.OUTSIDE:
+            self._cgroup.join(self._state.pid)
+            self._send(messages.JOINED)
         elif kind == messages.LISTENER:
             self._hand_over_listener(int(text))
             self._send(messages.GO)

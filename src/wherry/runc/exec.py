@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, NoReturn
 
+    from wherry.runc.cgroups.entrance import Entrance
     from wherry.runc.container import Container
 
 
@@ -99,11 +100,20 @@ class Execution(Work):
         self._launch(plan)
         theirs.close()
         set_process_limits(self._pid, self._process, rootless=self._container.state_record.rootless)
+        self._send(messages.GO)
+        if plan.entrance is None or not plan.entrance.is_usable:
+            self._join_cgroup()
+
+    def _join_cgroup(self) -> None:
         self._container.cgroup.join(self._pid, self._options.cgroups, beside=self._container.pid)
+        self._send(messages.JOINED)
+
+    def _send(self, kind: bytes) -> None:
         try:
-            self._channel.send(messages.GO)
+            self._channel.send(kind)
         except ChannelClosed:
-            raise died() from None
+            if kind != messages.JOINED:  # then its last message, which is still to be read, says why
+                raise died() from None
 
     def _check_status(self) -> None:
         status = self._container.status()
@@ -132,6 +142,10 @@ class Execution(Work):
         elif options.console_socket:
             raise InvalidArgument("cannot use console socket if runc will not detach or allocate tty")
         plan = ExecPlan(process, init, self._entered())
+        if not options.cgroups:
+            plan.entrance = self._container.cgroup.entrance()
+        if plan.entrance is not None:
+            self._closing.callback(plan.entrance.close)
         if plan.flags & CLONE_NEWUSER:
             plan.id_maps = IdMaps.of(linux.get("uidMappings"), linux.get("gidMappings"))
         process.may_set_groups = not (plan.flags & CLONE_NEWUSER and os.geteuid() != 0)
@@ -160,7 +174,7 @@ class Execution(Work):
             own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
             _enter(plan.init, CLONE_NEWPID)
         try:
-            self._pid, self._pidfd = clone(0)
+            self._pid, self._pidfd = plan.entrance.clone(0) if plan.entrance is not None else clone(0)
             if self._pid == 0:
                 plan.run()
         finally:
@@ -179,12 +193,14 @@ class Execution(Work):
             return True
         except Unknown as error:
             raise Unknown(f"unable to start container process: {error.message}") from None
-        if kind == messages.LISTENER:
+        if kind == messages.OUTSIDE:
+            self._join_cgroup()
+        elif kind == messages.LISTENER:
             from wherry.runc.seccomp_agent import send_listener
 
             seccomp = self._container.spec["linux"]["seccomp"]
             send_listener(self._pidfd, int(text), seccomp, hook_state(self._container.state_record, "running"))
-            self._channel.send(messages.GO)
+            self._send(messages.GO)
         return False
 
     def finish(self) -> int:
@@ -208,7 +224,7 @@ class Execution(Work):
 class ExecPlan:
     """All that the process needs to know."""
 
-    __slots__ = ("flags", "id_maps", "init", "process", "root")
+    __slots__ = ("entrance", "flags", "id_maps", "init", "process", "root")
 
     def __init__(self, process: ProcessPlan, init: int, flags: int) -> None:
         self.process = process
@@ -217,6 +233,8 @@ class ExecPlan:
         #: The namespaces that are entered.
         self.flags = flags
         self.id_maps: IdMaps | None = None
+        #: How it gets into the container's cgroup by itself; None where the runtime moves it.
+        self.entrance: Entrance | None = None
         #: The container's root, where it has no mount namespace of its own; else -1.
         self.root = -1
 
@@ -242,8 +260,10 @@ class ExecPlan:
     def _run(self) -> None:
         process = self.process
         set_dumpable(False)
-        process.begin([self.init, self.root])
+        doors = self.entrance.tasks if self.entrance is not None else ()
+        process.begin([self.init, self.root, *doors])
         process.channel.expect(messages.GO)
+        process.enter_cgroup(self.entrance)
         proc = HostProc()
         self._enter_namespaces()
         os.setsid()

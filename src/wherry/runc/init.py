@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, NoReturn
 
+    from wherry.runc.cgroups.entrance import Entrance
     from wherry.runc.devices import Device
     from wherry.runc.id_maps import IdMaps
     from wherry.runc.mounts import PreparedMount
@@ -45,6 +46,7 @@ class InitPlan:
         "create_container_hooks",
         "devices",
         "domainname",
+        "entrance",
         "gate",
         "has_runtime_hooks",
         "hostname",
@@ -90,6 +92,8 @@ class InitPlan:
         self.state: Mapping[str, Any] = {}
         #: The listener that is waited at until the start.
         self.gate = -1
+        #: How it gets into its cgroup by itself; None where the runtime moves it.
+        self.entrance: Entrance | None = None
         self._is_in_cgroup = False
 
     def run(self) -> NoReturn:
@@ -157,18 +161,19 @@ class InitPlan:
         except OSError as error:
             raise Unknown(f"exec {program}: {(error.strerror or '').lower()}") from None
 
-    def _wait_for_cgroup(self) -> None:
-        """Return when this process is in its cgroup, and has a namespace of it if it is to."""
+    def _enter_cgroup(self) -> None:
+        """Get into the cgroup, or wait to be moved there, and have a namespace of it if there is to be one."""
         if self._is_in_cgroup:
             return
-        self.process.channel.expect(messages.JOINED)
+        self.process.enter_cgroup(self.entrance)
         self._is_in_cgroup = True
         if self.namespaces.new & CLONE_NEWCGROUP:
             unshare(CLONE_NEWCGROUP)
 
     def _descriptors(self) -> list[int]:
         trees = [each.tree for each in self.mounts if each.tree >= 0]
-        return [self.gate, *self.namespaces.joined.values(), *trees]
+        doors = self.entrance.tasks if self.entrance is not None else ()
+        return [self.gate, *self.namespaces.joined.values(), *trees, *doors]
 
     def _state(self, status: str) -> bytes:
         return json_text.dumps({**self.state, "status": status, "pid": os.getpid()}).encode()
@@ -181,8 +186,8 @@ class InitPlan:
             root = rootfs.open_root(self.root, self.propagation)
         else:
             root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        rootfs.mount_all(self.mounts, root, self._wait_for_cgroup)
-        self._wait_for_cgroup()
+        rootfs.mount_all(self.mounts, root, self._enter_cgroup)
+        self._enter_cgroup()
         slave = -1
         if self.devices is not None:
             make_devices(root, self.devices, bind=bool(self.namespaces.has & CLONE_NEWUSER))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
+    from wherry.runc.cgroups.entrance import Entrance
     from wherry.runc.channel import Channel
     from wherry.runc.host_proc import HostProc
     from wherry.runc.seccomp import Filter
@@ -114,6 +115,16 @@ class ProcessPlan:
             os.dup2(fd, number)
         for fd in (self.channel.fd, self.console):
             assert fd < 0 or fd > 2, "a descriptor of the runtime's is one of the standard streams"
+
+    def enter_cgroup(self, entrance: Entrance | None) -> None:
+        """Return when this process is in its cgroup, by itself or moved by the runtime."""
+        if entrance is None or not entrance.is_usable:
+            self.channel.expect(messages.JOINED)
+        elif not entrance.enter():
+            self.channel.send(messages.OUTSIDE)
+            self.channel.expect(messages.JOINED)
+        if entrance is not None:
+            entrance.close_tasks()
 
     def take_limits(self) -> None:
         """Take what the kernel gives a process by its pid. Unknown, naming the field."""

@@ -57,11 +57,11 @@ def _make_parent_private(path: str) -> None:
         m.set_propagation(mount_point, m.MS_PRIVATE)
 
 
-def mount_all(mounts: Sequence[PreparedMount], root: int, wait_for_cgroup: Callable[[], None]) -> None:
+def mount_all(mounts: Sequence[PreparedMount], root: int, enter_cgroup: Callable[[], None]) -> None:
     """Put every mount in its place, in their order. Unknown, naming the one that failed."""
     for each in mounts:
         if each.type == "cgroup":
-            wait_for_cgroup()
+            enter_cgroup()
         put_in_place(each, root)
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, Protocol
 
+    from wherry.runc.cgroups.entrance import Entrance
     from wherry.runc.cgroups.oom import OomNotice
 
     class Cgroup(Protocol):
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 
             `resources` are those that `set` is called with later: some of them count from the first moment.
             """
+            ...
+
+        def entrance(self) -> Entrance | None:
+            """Return how a child of this process gets in by itself; None if it has to be moved, by `join`."""
             ...
 
         def join(self, pid: int, sub: Sequence[str] = (), *, beside: int = 0) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
+    from wherry.runc.cgroups.entrance import Entrance
     from wherry.runc.cgroups.oom import OomNotice
     from wherry.runc.cgroups.properties import Property
 
@@ -54,6 +55,10 @@ class SystemdCgroup:
         """Note what is wanted: a scope begins with its first process, in `join`."""
         self._new = True
         self._resources = resources or {}
+
+    def entrance(self) -> Entrance | None:
+        """Return how a further process gets in by itself. The first one is brought in by systemd: None."""
+        return None if self._new else self._files.entrance()
 
     def join(self, pid: int, sub: Sequence[str] = (), *, beside: int = 0) -> None:
         """Start the unit with a process in it; or, if there is one, move a further process into its cgroups."""
