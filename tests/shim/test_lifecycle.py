@@ -19,24 +19,29 @@ from wherry.api.runtime.runc.v1.options_pb2 import Options
 from wherry.api.types.types_pb2 import Mount
 from wherry.api.wellknown_pb2 import Any as AnyMessage
 from wherry.errors import AlreadyExists, Error, InvalidArgument, NotFound
+from wherry.shim.record import BUILTIN
 
 OURS = pytest.mark.parametrize("kind", [Ours, OursV3, OursV1])
+RUNTIMES = pytest.mark.parametrize("runtime", ["wherry-runc", "runc", "crun"])
 
 
-def _runtime(container: Container, binary: str) -> dict[str, Any]:
-    """Return the fields of a create request that choose a runtime."""
+def _runtime(container: Container, name: str, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Return the fields of a create request that choose a runtime; our own is chosen by naming none."""
+    if name == BUILTIN:
+        return {}
+    binary = request.getfixturevalue(name)
     if container.v1:
         return {"runtime": binary}
     return {"options": typeurl.pack(Options(binary_name=binary))}
 
 
 @OURS
-@pytest.mark.parametrize("runtime", ["runc", "crun"])
+@RUNTIMES
 async def test_output_and_status(lab: Lab, kind: type[Shim], runtime: str, request: pytest.FixtureRequest) -> None:
     container = await lab.shim(kind, "sh", "-c", "echo out; echo err >&2; exit 42")
     out, err = container.fifo("out"), container.fifo("err")
     stdout, stderr = Reader(out), Reader(err)
-    chosen = _runtime(container, request.getfixturevalue(runtime))
+    chosen = _runtime(container, runtime, request)
     assert await container.run_to_end(stdout=out, stderr=err, **chosen) == 42
     assert await stdout.ended() == b"out\n"
     assert await stderr.ended() == b"err\n"
@@ -44,10 +49,10 @@ async def test_output_and_status(lab: Lab, kind: type[Shim], runtime: str, reque
 
 
 @OURS
-@pytest.mark.parametrize("runtime", ["runc", "crun"])
+@RUNTIMES
 async def test_all_operations(lab: Lab, kind: type[Shim], runtime: str, request: pytest.FixtureRequest) -> None:
     container = await lab.shim(kind, "sleep", "1000")
-    pid = await container.create(**_runtime(container, request.getfixturevalue(runtime)))
+    pid = await container.create(**_runtime(container, runtime, request))
     assert (await container.state()).pid == pid
     await container.start()
     await container.pause()
@@ -147,6 +152,16 @@ async def test_a_wait_ends_when_a_container_that_never_ran_is_deleted(lab: Lab) 
     await asyncio.sleep(0.05)
     await container.delete()
     assert (await wait).exit_status == 0
+    await container.end_shim()
+
+
+async def test_a_container_that_never_ran_is_deleted_with_its_execs(lab: Lab) -> None:
+    container = await lab.shim(Ours, "sleep", "1000")
+    await container.create()
+    await container.exec("e", "sleep", "1000")
+    await container.start("e")
+    # Init ends only when the shim has collected the exec: it must not wait for the one and forget the other.
+    await container.delete()
     await container.end_shim()
 
 
