@@ -69,10 +69,9 @@ class BuiltinRuntime:
             else:
                 container.start()
 
-    async def exec(self, id: str, process_file: str, launch: Launch) -> None:
+    async def exec(self, id: str, document: bytes, launch: Launch) -> None:
         with _failing("OCI runtime exec failed: exec failed"), _stdio(launch.descriptors) as stdio:
-            with open(process_file, "rb") as file:
-                process = parse_object(file.read(), process_file)
+            process = parse_object(document, "process of the exec")
             options = ExecOptions(pid_file=launch.pid_file, console_socket=launch.console_socket, stdio=stdio)
             with Execution(self._load(id), process, options) as execution:
                 execution.begin()
