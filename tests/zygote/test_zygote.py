@@ -19,6 +19,7 @@ import pytest
 
 from tests.harness.daemon import alive
 from tests.shim.lab import eventually
+from wherry.daemon.server import ZYGOTE_TARGETS
 from wherry.errors import Unavailable, Unknown
 from wherry.zygote.__main__ import WARM_ROUNDS
 from wherry.zygote.client import Child, Zygote
@@ -299,3 +300,41 @@ async def test_a_refused_fork_is_told_and_the_zygote_lives_on(zygote: Zygote) ->
     assert (await report(zygote))["arguments"] == {}
     assert zygote.pid == pid
     assert (await report(zygote, WARMED))["counter"] == WARM_ROUNDS + 1
+
+
+def _memory(pid: int) -> tuple[int, int]:
+    """Return what a process has to itself, and all that it has, in KiB: proc(5), smaps_rollup."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    return sizes["Private_Clean"] + sizes["Private_Dirty"], sizes["Rss"]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.long)])
+async def test_a_zygote_does_not_grow(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the daemon's own targets, whose warming every child goes through."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    zygote = await Zygote.start((*ZYGOTE_TARGETS, ENDING))
+    try:
+
+        def look() -> dict[str, Any]:
+            own, all_of_it = _memory(zygote.pid)
+            children = Path(f"/proc/{zygote.pid}/task/{zygote.pid}/children").read_text().split()
+            held = len(os.listdir(f"/proc/{zygote.pid}/fd"))
+            return {"own": own, "rss": all_of_it, "fds": held, "children": children}
+
+        for _ in range(50):
+            await ended(await zygote.fork(ENDING, {}))
+        await eventually(lambda: bool(children_named(zygote.pid)))
+        pid, before = zygote.pid, look()
+        for _ in range(count):
+            await ended(await zygote.fork(ENDING, {}))
+        await eventually(lambda: bool(children_named(zygote.pid)) and look()["fds"] <= before["fds"])
+        after = look()
+        print(f"after {count} forks: {before} {after}")
+        assert zygote.pid == pid
+        assert after["children"] == before["children"] == []
+        # What it shares with a child that waits is counted half: a page here and there, whatever the number of forks.
+        assert after["own"] - before["own"] <= 256 and after["rss"] - before["rss"] <= 256, (before, after)
+    finally:
+        await zygote.close()

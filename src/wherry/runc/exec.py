@@ -13,7 +13,7 @@ from wherry.linux.scheduler import parse_cpu_list
 from wherry.runc import channel as messages
 from wherry.runc.channel import Channel, ChannelClosed, channels
 from wherry.runc.console import control, open_console, send_master
-from wherry.runc.create import connect, died, set_process_limits, write_pid_file
+from wherry.runc.create import connect, died, send_pidfd, set_process_limits, write_pid_file
 from wherry.runc.host_proc import HostProc
 from wherry.runc.id_maps import IdMaps
 from wherry.runc.namespaces import FILES, FLAGS
@@ -46,7 +46,7 @@ _HAND_OVER = 60
 class ExecOptions:
     """What the command line adds to a process document."""
 
-    __slots__ = ("cgroups", "console_socket", "ignore_paused", "pid_file", "preserve_fds", "stdio")
+    __slots__ = ("cgroups", "console_socket", "ignore_paused", "pid_file", "pidfd_socket", "preserve_fds", "stdio")
 
     def __init__(
         self,
@@ -66,6 +66,8 @@ class ExecOptions:
         self.ignore_paused = ignore_paused
         #: The descriptors that become the process's 0, 1 and 2.
         self.stdio = stdio
+        #: A unix socket that a pidfd of the process is sent to.
+        self.pidfd_socket = ""
 
 
 def exec_process(container: Container, process: dict[str, Any], options: ExecOptions) -> int:
@@ -277,6 +279,8 @@ class Execution(Work):
 
     def finish(self) -> int:
         """Write the pid file and return the pid. Unknown."""
+        if self._options.pidfd_socket:
+            send_pidfd(self._options.pidfd_socket, self._pidfd, "setns")
         if self._options.pid_file:
             try:
                 write_pid_file(self._options.pid_file, self._pid)
