@@ -345,7 +345,7 @@ async def test_execs_by_the_shim_itself(lab: Lab, tracer: bool) -> None:
     capabilities = document["process"]["capabilities"]
     document["process"]["capabilities"] = {kind: [*names, *more] for kind, names in capabilities.items()}
     container = await lab.shim(Ours, spec=document)
-    await container.create(**_runtime(container, "wherry-runc"))
+    await container.create()
     await container.start()
     before = container.shim.descriptors()
     for round in range(3):
