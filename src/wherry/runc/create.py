@@ -154,7 +154,11 @@ class Creation(Work):
         linux = self._spec.get("linux") or {}
         options = self._options
         cgroup = new_cgroup(
-            linux.get("cgroupsPath") or "", self._id, systemd=options.systemd_cgroup, rootless=options.rootless
+            linux.get("cgroupsPath") or "",
+            self._id,
+            systemd=options.systemd_cgroup,
+            rootless=options.rootless,
+            annotations=self._spec.get("annotations"),
         )
         self._cgroup = cgroup
         self._state.cgroup = dict(cgroup.paths)
