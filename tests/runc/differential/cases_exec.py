@@ -35,6 +35,8 @@ CASES = [
         {"rlimits": None},
         changes={"process.rlimits": [{"type": "RLIMIT_NPROC", "soft": 99, "hard": 100}]},
     ),
+    # As the peer: it takes CAP_SYS_RESOURCE, which tests/vm has.
+    _exec("limit-raised", {"rlimits": [{"type": "RLIMIT_NPROC", "soft": 1 << 32, "hard": 1 << 40}]}, fails=None),
     _exec("oom-score", {"oomScoreAdj": 300}),
     _exec("oom-score-of-container", None, changes={"process.oomScoreAdj": 200}),
     _exec("not-found", {"args": ["no-such-program"]}, fails=True, text=True),
@@ -99,7 +101,8 @@ CASES = [
 
 #: What is exec'ed into a container that may trace it is made by a stage: it comes out the same.
 _TRACER = alike(_SETS[:3], ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_SYS_PTRACE"])
-_TRACED = """plain exit-code user umask cwd cwd-missing more-than-container new-privileges limits oom-score not-found
+_TRACED = """plain exit-code user umask cwd cwd-missing more-than-container new-privileges limits limit-raised oom-score
+ not-found
  path-not-found directory preserved-descriptors host-network cgroup-namespace seccomp-of-container terminal
  terminal-size terminal-of-user terminal-not-found""".split()
 
