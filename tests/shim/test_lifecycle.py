@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.shim import bundle as bundles
 from tests.shim.lab import Container, Lab, Reader, eventually
 from tests.shim.peers import Ours, OursV1, OursV3, Shim
 from wherry.api import typeurl
@@ -334,3 +335,40 @@ async def test_no_descriptor_is_lost(lab: Lab) -> None:
             before = keeper.shim.descriptors()
     assert keeper.shim.descriptors() == before
     await keeper.end_shim()
+
+
+@pytest.mark.parametrize("tracer", [False, True])
+async def test_execs_by_the_shim_itself(lab: Lab, tracer: bool) -> None:
+    """With the built-in runtime: execs into a container that may trace them are made by a process in between."""
+    more = ["CAP_SYS_PTRACE"] if tracer else []
+    document = bundles.spec(lab.namespace, lab.names.id("c"), ("sleep", "1000"))
+    capabilities = document["process"]["capabilities"]
+    document["process"]["capabilities"] = {kind: [*names, *more] for kind, names in capabilities.items()}
+    container = await lab.shim(Ours, spec=document)
+    await container.create()
+    await container.start()
+    before = container.shim.descriptors()
+    for round in range(3):
+        names = [f"e{round}-{number}" for number in range(6)]
+        for number, name in enumerate(names):
+            await container.exec(name, "sh", "-c", f"exit {number}")
+        pids = await asyncio.gather(*[container.start(name) for name in names])
+        assert len(set(pids)) == len(names)
+        statuses = [(await container.wait(name)).exit_status for name in names]
+        assert statuses == list(range(len(names)))
+        for name in names:
+            await container.delete(name)
+    with pytest.raises(Error, match=r"no-such-program.*not found"):
+        await container.exec("bad", "no-such-program")
+        await container.start("bad")
+    await container.delete("bad")
+    await container.exec("sleeper", "sleep", "1000")
+    pid = await container.start("sleeper")
+    assert pid in [process.pid for process in await container.pids()]
+    await container.kill(9, "sleeper")
+    assert (await container.wait("sleeper")).exit_status == 137
+    await container.delete("sleeper")
+    children = Path(f"/proc/{container.shim.pid}/task/{container.shim.pid}/children").read_text().split()
+    assert len(children) == 1 and container.shim.descriptors() == before
+    await container.stop()
+    await container.end_shim()
