@@ -48,8 +48,10 @@ def _refuse(value: object) -> Any:
     raise TypeError(f"{type(value).__name__} is no type of JSON")
 
 
-def dumps(value: object) -> str:
-    """Return a document in ASCII, on one line. TypeError for what JSON has no type for."""
+def dumps(value: object, *, ascii: bool = True, colon: str = ": ", comma: str = ", ") -> str:
+    """Return a document on one line, in ASCII or as it is; `colon` and `comma` are what separates. TypeError for what
+    JSON has no type for."""
+    string = _json.encode_basestring_ascii if ascii else _json.encode_basestring
     # The arguments of json.JSONEncoder().iterencode's own call.
-    encode = _json.make_encoder({}, _refuse, _json.encode_basestring_ascii, None, ": ", ", ", False, False, False)
+    encode = _json.make_encoder({}, _refuse, string, None, colon, comma, False, False, False)
     return "".join(encode(value, 0))
