@@ -5,7 +5,6 @@ The coroutines await nothing but the channel, so they run over every channel.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 
@@ -17,6 +16,7 @@ from wherry.api.typeurl import SPEC, pack
 from wherry.api.wellknown_pb2 import Any
 from wherry.client.rootfs import read_files
 from wherry.errors import AlreadyExists, Error, FailedPrecondition, InvalidArgument, NotFound
+from wherry.oci import json_text
 from wherry.oci import spec as oci_spec
 from wherry.oci.manifest import chain_ids
 from wherry.oci.user import resolve
@@ -238,7 +238,7 @@ async def _store(
         image=image,
         labels=labels,
         runtime=containers_pb2.Container.Runtime(name=options.runtime, options=_runtime_options(options)),
-        spec=Any(type_url=SPEC, value=json.dumps(spec, separators=(",", ":")).encode()),
+        spec=Any(type_url=SPEC, value=json_text.dumps(spec, colon=":", comma=",").encode()),
         snapshotter=snapshotter,
         snapshot_key=id if snapshotter else "",
     )
@@ -317,7 +317,7 @@ class Task:
             stdout=stdout,
             stderr=stderr,
             terminal=terminal,
-            spec=Any(type_url=PROCESS, value=json.dumps(process).encode()),
+            spec=Any(type_url=PROCESS, value=json_text.dumps(process).encode()),
         )
         await self.client.tasks.exec(request, metadata=self.client.metadata)
 

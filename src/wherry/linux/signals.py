@@ -9,9 +9,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
+    #: A function, or one of the C library's own ways.
+    Handler = Callable[[int, FrameType | None], None] | int | None
+
 SIGABRT: int = _signal.SIGABRT
+SIGALRM: int = _signal.SIGALRM
 SIGBUS: int = _signal.SIGBUS
 SIGCHLD: int = _signal.SIGCHLD
+SIGCONT: int = _signal.SIGCONT
 SIGFPE: int = _signal.SIGFPE
 SIGHUP: int = _signal.SIGHUP
 SIGILL: int = _signal.SIGILL
@@ -27,6 +32,8 @@ SIGTRAP: int = _signal.SIGTRAP
 SIGTTIN: int = _signal.SIGTTIN
 SIGTTOU: int = _signal.SIGTTOU
 SIGURG: int = _signal.SIGURG
+SIGUSR1: int = _signal.SIGUSR1
+SIGUSR2: int = _signal.SIGUSR2
 SIGWINCH: int = _signal.SIGWINCH
 
 #: The last number and one more.
@@ -58,9 +65,13 @@ def ignore(number: int) -> None:
     _signal.signal(number, _signal.SIG_IGN)
 
 
-def handle(number: int, handler: Callable[[int, FrameType | None], None]) -> None:
-    """Have a function called when a signal has come. OSError for those that the C library keeps for itself."""
-    _signal.signal(number, handler)
+def handle(number: int, handler: Handler) -> Handler:
+    """Have a function called when a signal has come, and return what was there before.
+
+    OSError for those that the C library keeps for itself.
+    """
+    before: Handler = _signal.signal(number, handler)
+    return before
 
 
 def wake_by(fd: int) -> None:

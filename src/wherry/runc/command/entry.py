@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import sys
 
-from wherry.startup import import_quickly
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -16,15 +14,11 @@ if TYPE_CHECKING:
 #: The commands of which a copy of this process enters a container.
 _ENTERING = ("create", "run", "exec")
 
-_AGAIN = "from wherry.runc.command.entry import main; main()"
-
-#: New objects before there is a search for garbage: more than a command makes, few for one that stays.
-_GARBAGE = 100_000
+_AGAIN = "from wherry.startup import hurry; hurry(); from wherry.runc.command.entry import main; main()"
 
 
 def main() -> NoReturn:
     """Run the command line, in a protected copy of the interpreter where that matters, and exit with its status."""
-    import_quickly()
     if any(word in _ENTERING for word in sys.argv[1:]):
         from wherry.linux.own_executable import is_protected, protected_file, run_again
 
@@ -35,10 +29,8 @@ def main() -> NoReturn:
                 sys.exit(
                     f"wherry-runc: this interpreter cannot be run from a file that no container can write to: {error}"
                 )
-    import gc
     import os
 
-    gc.set_threshold(_GARBAGE)
     from wherry.linux.own_executable import restore_environment
     from wherry.runc.command.main import main
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wherry.errors import Unknown
-from wherry.runc import json_text
+from wherry.oci import json_text
 from wherry.runc.command.command import Command
 from wherry.runc.command.flags import NUMBERS, SWITCH, TEXTS, Flag
 from wherry.runc.command.launch import (

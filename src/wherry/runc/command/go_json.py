@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wherry.runc import json_text
+from wherry.oci import json_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

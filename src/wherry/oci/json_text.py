@@ -1,5 +1,5 @@
 """JSON read and written by the standard library's own C code, without the package around it: that imports regular
-expressions, which takes a cold start longer than all of this room. RFC 8259.
+expressions, which takes a short command longer than all that it has to do. RFC 8259.
 """
 
 from __future__ import annotations
