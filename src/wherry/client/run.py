@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 RUNTIME = "io.containerd.runc.v2"
 RUNTIME_V1 = "io.containerd.runtime.v1.linux"
 
+#: wherryd's snapshotters know it, and to others it is a label like any.
+VOLATILE = "wherry/volatile"
+
 #: Marks containers whose image's config names another signal than SIGTERM to stop with.
 STOP_SIGNAL_LABEL = "io.containerd.image.config.stop-signal"
 
@@ -80,6 +83,8 @@ class RunOptions:
         self.memory = 0
         self.cpus = 0.0
         self.pids_limit = 0
+        #: Whether the container is removed at its end, so that what it writes to its root need not last.
+        self.volatile = False
         self.runtime = RUNTIME
         self.runc_binary = ""
         self.snapshotter = ""
@@ -125,7 +130,7 @@ async def create_container(client: Client, image: str, options: RunOptions, timi
     chain = chains[-1] if chains else ""
     async with client.leases.hold() as lease:
         snapshots = client.snapshots(options.snapshotter, lease.id)
-        labels: Mapping[str, str] = {}
+        labels = {VOLATILE: "true"} if options.volatile else {}
         try:
             mounts = await snapshots.prepare(id, chain, labels)
         except NotFound:

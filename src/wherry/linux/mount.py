@@ -385,7 +385,7 @@ def _read_only_overlay(options: Sequence[str]) -> list[str]:
     result = []
     upper = next((option.removeprefix("upperdir=") for option in options if option.startswith("upperdir=")), "")
     for option in options:
-        if option.startswith(("upperdir=", "workdir=")) or option in ("ro", "rw"):
+        if option.startswith(("upperdir=", "workdir=")) or option in ("ro", "rw", "volatile"):
             continue
         if upper and option.startswith("lowerdir="):
             option = f"lowerdir={upper}:{option.removeprefix('lowerdir=')}"
