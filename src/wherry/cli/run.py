@@ -158,6 +158,7 @@ def _wanted(options: argparse.Namespace) -> RunOptions:
     wanted.memory = size_in_bytes(options.memory) if options.memory else 0
     wanted.cpus = _positive("--cpus", options.cpus)
     wanted.pids_limit = int(_positive("--pids-limit", options.pids_limit))
+    wanted.volatile = options.rm
     wanted.runtime = options.runtime
     wanted.runc_binary = options.runc_binary
     wanted.snapshotter = options.snapshotter

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 from wherry.api.services.tasks.v1 import tasks_pb2
 from wherry.client.stdio import Fifos, Streams
 from wherry.client.terminal import RawTerminal, size
+from wherry.linux import signals
 from wherry.rpc.service import Method
 
 TYPE_CHECKING = False
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 #: What is passed on. The others end us, or belong to the terminal's job control.
 _FORWARDED = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGCONT,
-    signal.SIGALRM,
+    signals.SIGINT,
+    signals.SIGTERM,
+    signals.SIGHUP,
+    signals.SIGQUIT,
+    signals.SIGUSR1,
+    signals.SIGUSR2,
+    signals.SIGCONT,
+    signals.SIGALRM,
 )
 
 #: Seconds for the output of a process that has ended to arrive.
@@ -54,7 +54,7 @@ class Attached:
         self._streams = Streams(channel, self.fifos)
         self._raw = RawTerminal(0)
         self._signals: list[int] = []
-        self._saved: dict[int, object] = {}
+        self._saved: dict[int, signals.Handler] = {}
         self._wakeup: tuple[int, int] | None = None
 
     def __enter__(self) -> Attached:
@@ -98,8 +98,8 @@ class Attached:
     def _catch_signals(self) -> None:
         read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._wakeup = read, write
-        for number in (*_FORWARDED, signal.SIGWINCH):
-            self._saved[number] = signal.signal(number, self._handle)
+        for number in (*_FORWARDED, signals.SIGWINCH):
+            self._saved[number] = signals.handle(number, self._handle)
         self._channel.add_reader(read, self._forward)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
@@ -118,14 +118,14 @@ class Attached:
             return
         while self._signals:
             number = self._signals.pop(0)
-            if number == signal.SIGWINCH:
+            if number == signals.SIGWINCH:
                 self._resize()
             else:
                 self._send("Kill", tasks_pb2.KillRequest(container_id=self._id, exec_id=self._exec_id, signal=number))
 
     def _release_signals(self) -> None:
         for number, handler in self._saved.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signals.handle(number, handler)
         self._saved.clear()
         if self._wakeup is not None:
             self._channel.remove_reader(self._wakeup[0])

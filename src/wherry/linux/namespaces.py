@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 from struct import Struct
 
+from wherry.linux import foreign
 from wherry.linux.libc import check, libc
+from wherry.linux.signals import SIGCHLD
 from wherry.linux.syscalls import CLONE
 
 CLONE_NEWTIME = 0x00000080
@@ -29,7 +29,7 @@ _SYS_CLONE3 = 435  # the same on every architecture
 _CLONE_ARGS = Struct("11Q")
 
 #: Keeps the interpreter's lock: a child that does not return from a call that released it could never take it back.
-_python = ctypes.PyDLL(None, use_errno=True)
+_python = foreign.PyDLL(None, use_errno=True)
 
 
 def clone(flags: int, *, cgroup: int = -1) -> tuple[int, int]:
@@ -39,20 +39,20 @@ def clone(flags: int, *, cgroup: int = -1) -> tuple[int, int]:
     directory. Only for processes of one thread: what the C library and
     Python do around fork(2) for others is not done for all of it.
     """
-    pidfd = ctypes.c_int(-1)
-    exit_signal = 0 if flags & CLONE_PARENT else signal.SIGCHLD
+    pidfd = foreign.c_int(-1)
+    exit_signal = 0 if flags & CLONE_PARENT else SIGCHLD
     flags |= CLONE_PIDFD
     if cgroup >= 0:
         flags |= CLONE_INTO_CGROUP
-    arguments = _CLONE_ARGS.pack(flags, ctypes.addressof(pidfd), 0, 0, exit_signal, 0, 0, 0, 0, 0, max(cgroup, 0))
+    arguments = _CLONE_ARGS.pack(flags, foreign.addressof(pidfd), 0, 0, exit_signal, 0, 0, 0, 0, 0, max(cgroup, 0))
     _python.PyOS_BeforeFork()
     pid = int(
-        _python.syscall(ctypes.c_long(_SYS_CLONE3), ctypes.c_char_p(arguments), ctypes.c_size_t(_CLONE_ARGS.size))
+        _python.syscall(foreign.c_long(_SYS_CLONE3), foreign.c_char_p(arguments), foreign.c_size_t(_CLONE_ARGS.size))
     )
     if pid == 0:
         _python.PyOS_AfterFork_Child()
         return 0, -1
-    error = ctypes.get_errno()
+    error = foreign.get_errno()
     _python.PyOS_AfterFork_Parent()
     if pid < 0:
         raise OSError(error, os.strerror(error))
@@ -68,13 +68,13 @@ def clone_sibling() -> int:
     flags_and_stack = CLONE_PARENT, 0
     if os.uname().machine == "s390x":
         flags_and_stack = 0, CLONE_PARENT
-    arguments = [ctypes.c_ulong(each) for each in (*flags_and_stack, 0, 0, 0)]
+    arguments = [foreign.c_ulong(each) for each in (*flags_and_stack, 0, 0, 0)]
     _python.PyOS_BeforeFork()
-    pid = int(_python.syscall(ctypes.c_long(CLONE), *arguments))
+    pid = int(_python.syscall(foreign.c_long(CLONE), *arguments))
     if pid == 0:
         _python.PyOS_AfterFork_Child()
         return 0
-    error = ctypes.get_errno()
+    error = foreign.get_errno()
     _python.PyOS_AfterFork_Parent()
     if pid < 0:
         raise OSError(error, os.strerror(error))
@@ -83,9 +83,9 @@ def clone_sibling() -> int:
 
 def unshare(flags: int) -> None:
     """Leave namespaces for new ones, unshare(2). Raises OSError."""
-    check(libc.unshare(ctypes.c_int(flags)))
+    check(libc.unshare(foreign.c_int(flags)))
 
 
 def setns(fd: int, flags: int) -> None:
     """Enter the namespace of a descriptor, or with a pidfd those of a process that the flags name. Raises OSError."""
-    check(libc.setns(ctypes.c_int(fd), ctypes.c_int(flags)))
+    check(libc.setns(foreign.c_int(fd), foreign.c_int(flags)))

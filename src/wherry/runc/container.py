@@ -7,7 +7,7 @@ import os
 
 from wherry.errors import FailedPrecondition, NotFound, Unknown
 from wherry.linux import signals, tree
-from wherry.runc import json_text
+from wherry.oci import json_text
 from wherry.runc.cgroups.cgroup import load_cgroup
 from wherry.runc.gate import is_waiting, open_gate
 from wherry.runc.hooks import run_hooks

@@ -11,7 +11,8 @@ from wherry.linux.limits import RLIMITS, set_limit
 from wherry.linux.mount import MS_PRIVATE
 from wherry.linux.namespaces import CLONE_NEWCGROUP, CLONE_NEWNS, CLONE_NEWUSER
 from wherry.linux.process import adjust_oom_score, start_time
-from wherry.runc import cgroup_mounts, json_text
+from wherry.oci import json_text
+from wherry.runc import cgroup_mounts
 from wherry.runc import channel as messages
 from wherry.runc.cgroups.cgroup import new_cgroup
 from wherry.runc.channel import Channel, ChannelClosed, channels

@@ -13,8 +13,9 @@ from wherry.linux.loopback import bring_up_loopback
 from wherry.linux.namespaces import CLONE_NEWCGROUP, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, unshare
 from wherry.linux.process import set_dumpable
 from wherry.linux.uts import set_domain_name, set_host_name
+from wherry.oci import json_text
 from wherry.runc import channel as messages
-from wherry.runc import json_text, rootfs
+from wherry.runc import rootfs
 from wherry.runc.channel import ChannelClosed
 from wherry.runc.console import mount_console, open_console, send_master
 from wherry.runc.devices import make_devices, make_links

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 
 from wherry.errors import Unknown
+from wherry.linux import foreign
 from wherry.linux import mount as m
 from wherry.linux.libc import check, libc
 from wherry.runc.mounts import make_read_only, put_in_place
@@ -151,4 +151,4 @@ def make_root_read_only() -> None:
         raise Unknown(f"error setting rootfs as readonly: {(error.strerror or '').lower()}") from None
 
 
-libc.pivot_root.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
+libc.pivot_root.argtypes = [foreign.c_char_p, foreign.c_char_p]

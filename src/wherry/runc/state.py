@@ -9,7 +9,7 @@ import os
 import stat
 
 from wherry.errors import NotFound, Unknown
-from wherry.runc import json_text
+from wherry.oci import json_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

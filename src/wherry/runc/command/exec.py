@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from wherry.errors import Unknown
+from wherry.oci import json_text
 from wherry.runc.command.command import Command
 from wherry.runc.command.flags import NUMBERS, SWITCH, TEXTS, Flag
 from wherry.runc.command.launch import (
@@ -147,7 +146,7 @@ def _process(call: Call, container: Container) -> dict[str, Any]:
         raise Unknown("process args cannot be empty")
     else:
         # A copy: what this one changes is not the container's.
-        process = json.loads(json.dumps(container.spec.get("process") or {}))
+        process = json_text.loads(json_text.dumps(container.spec.get("process") or {}))
         process["args"] = call.words[1:]
         _change(process, call.values)
     check_process(process)
