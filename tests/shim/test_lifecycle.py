@@ -372,3 +372,20 @@ async def test_execs_by_the_shim_itself(lab: Lab, tracer: bool) -> None:
     assert len(children) == 1 and container.shim.descriptors() == before
     await container.stop()
     await container.end_shim()
+
+
+async def test_filters_by_the_shim_itself(lab: Lab) -> None:
+    """What compiles them has been imported before: the package may be another one when it is needed."""
+    document = bundles.spec(lab.namespace, lab.names.id("c"), ("sleep", "1000"))
+    number = 1 + os.getpid() % 1000  # so that it is in no cache
+    rule = {"names": ["umount2"], "action": "SCMP_ACT_ERRNO", "errnoRet": number}
+    document["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}
+    container = await lab.shim(Ours, spec=document)
+    await container.create()
+    await container.start()
+    await container.exec("e", "grep", "-q", "Seccomp:.2", "/proc/self/status")
+    await container.start("e")
+    assert (await container.wait("e")).exit_status == 0
+    await container.delete("e")
+    await container.stop()
+    await container.end_shim()

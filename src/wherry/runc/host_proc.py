@@ -47,6 +47,13 @@ class HostProc:
         # Its pid is another one here than in a pid namespace of the container's.
         self.write(f"{os.readlink('self', dir_fd=self._fd)}/{path}", text)
 
+    def _has_own(self, path: str) -> bool:
+        try:
+            os.stat(f"{os.readlink('self', dir_fd=self._fd)}/{path}", dir_fd=self._fd, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
     def reopen(self, fd: int, flags: int) -> int:
         """Open what an O_PATH descriptor of this process names. OSError."""
         return os.open(f"{os.readlink('self', dir_fd=self._fd)}/fd/{fd}", flags | os.O_CLOEXEC, dir_fd=self._fd)
@@ -66,9 +73,10 @@ class HostProc:
             try:
                 self.write_own(path, f"exec {profile}")
                 return
-            except FileNotFoundError:
-                continue
             except OSError as error:
+                # The profile is what is not there, if the file is.
+                if isinstance(error, FileNotFoundError) and not self._has_own(path):
+                    continue
                 raise Unknown(f"apparmor profile {profile!r}: {_apparmor_reason(error)}") from None
         raise Unknown(f"apparmor profile {profile!r}: apparmor is not enabled on this host")
 

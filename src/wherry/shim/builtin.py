@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -11,6 +12,10 @@ from contextlib import contextmanager
 
 from wherry.errors import Error, NotFound, Unknown
 from wherry.linux.own_executable import is_protected
+from wherry.runc import libseccomp as _libseccomp  # noqa: F401  # nor by a profile that is in no cache
+from wherry.runc import seccomp_agent as _seccomp_agent  # noqa: F401
+from wherry.runc import seccomp_enosys as _seccomp_enosys  # noqa: F401
+from wherry.runc import seccomp_profile as _seccomp_profile  # noqa: F401
 from wherry.runc.cgroups import v1 as _v1  # noqa: F401  # nothing is imported after the start: the package may be
 from wherry.runc.cgroups import v2 as _v2  # noqa: F401  # another one by then
 from wherry.runc.checkpoint import CriuOptions, checkpoint, restore
@@ -21,6 +26,9 @@ from wherry.runc.spec import load_spec, parse_object
 from wherry.shim.options import CheckpointOptions
 from wherry.shim.reaper import Reaper
 from wherry.shim.runtime import Descriptors, Launch
+
+if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
+    from wherry.runc.cgroups import device_filter as _device_filter  # noqa: F401  # cgroup v2's
 
 _NULL = "/dev/null"
 
@@ -33,6 +41,8 @@ class BuiltinRuntime:
         self._root = root
         self._systemd_cgroup = systemd_cgroup
         self._criu = criu or "criu"
+        if systemd_cgroup:
+            _import_systemd_driver()
         #: What was loaded last; another process may have changed its document since.
         self._loaded: Container | None = None
 
@@ -185,6 +195,14 @@ class BuiltinRuntime:
             raise error
         if status:
             raise Unknown(f"the runtime ended with exit status {status}")
+
+
+def _import_systemd_driver() -> None:
+    """Import all that a systemd unit will take, as long as the package is there that this process is of."""
+    from wherry.runc.cgroups import systemd  # noqa: F401
+
+    with contextlib.suppress(ImportError):  # which is told when there is something to be done
+        import jeepney  # noqa: F401
 
 
 def _report(work: Callable[[], object], writing: int) -> None:

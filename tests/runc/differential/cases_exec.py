@@ -36,7 +36,16 @@ CASES = [
         changes={"process.rlimits": [{"type": "RLIMIT_NPROC", "soft": 99, "hard": 100}]},
     ),
     # As the peer: it takes CAP_SYS_RESOURCE, which tests/vm has.
-    _exec("limit-raised", {"rlimits": [{"type": "RLIMIT_NPROC", "soft": 1 << 32, "hard": 1 << 40}]}, fails=None),
+    _exec(
+        "limit-raised",
+        {
+            "rlimits": [
+                {"type": "RLIMIT_NPROC", "soft": 1 << 32, "hard": 1 << 40},
+                {"type": "RLIMIT_NOFILE", "soft": 99, "hard": 99},
+            ]
+        },
+        fails=None,
+    ),
     _exec("oom-score", {"oomScoreAdj": 300}),
     _exec("oom-score-of-container", None, changes={"process.oomScoreAdj": 200}),
     _exec("not-found", {"args": ["no-such-program"]}, fails=True, text=True),
