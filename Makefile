@@ -46,7 +46,6 @@ bench: | test-packages $(VENV)/.installed-dev
 .PHONY: runtime test-packages
 runtime:
 	@tools/require_packages.sh $(RUN_PACKAGES)
-	@command -v runc >/dev/null || tools/require_packages.sh runc
 
 test-packages:
 	@tools/require_packages.sh $(TEST_PACKAGES)

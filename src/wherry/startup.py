@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import marshal
+import os
 import posix
 import sys
 
@@ -35,6 +36,20 @@ def forgo_tls() -> None:
     """
     if "ssl" not in sys.modules:
         sys.modules["ssl"] = None  # type: ignore[assignment]  # as the import system documents it
+
+
+def forgo_fork_handlers() -> None:
+    """Have nothing that is imported from now on called around forks: for a process that has one thread, always.
+
+    logging, threading and random register with os.register_at_fork(), for locks that other threads may hold, for other
+    threads, for numbers that differ. Of these one that has no other threads needs the last, and calls random.seed()
+    itself where it matters. In a child of a process as large as a shim they take a millisecond and 170 page faults.
+    """
+    os.register_at_fork = _register_nothing
+
+
+def _register_nothing(*, before: object = None, after_in_child: object = None, after_in_parent: object = None) -> None:
+    return
 
 
 def hurry() -> None:

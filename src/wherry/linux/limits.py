@@ -44,3 +44,11 @@ def set_limit(pid: int, resource: int, soft: int, hard: int) -> None:
         raise InvalidArgument(f"resource limits {soft} and {hard}: they are between 0 and {INFINITY}")
     wanted = _RLIMIT.pack(soft, hard)
     check(libc.prlimit(foreign.c_int(pid), foreign.c_int(resource), foreign.c_char_p(wanted), None))
+
+
+def get_limit(resource: int) -> tuple[int, int]:
+    """Return the soft and the hard limit of this process, prlimit(2)."""
+    found = foreign.create_string_buffer(_RLIMIT.size)
+    check(libc.prlimit(foreign.c_int(0), foreign.c_int(resource), None, found))
+    soft, hard = _RLIMIT.unpack(found.raw)
+    return soft, hard

@@ -8,6 +8,7 @@ from struct import Struct
 from wherry.linux import foreign
 from wherry.linux.libc import check, libc
 from wherry.linux.signals import SIGCHLD
+from wherry.linux.syscalls import CLONE
 
 CLONE_NEWTIME = 0x00000080
 CLONE_PIDFD = 0x00001000
@@ -56,6 +57,28 @@ def clone(flags: int, *, cgroup: int = -1) -> tuple[int, int]:
     if pid < 0:
         raise OSError(error, os.strerror(error))
     return pid, pidfd.value
+
+
+def clone_sibling() -> int:
+    """Make a child of this process's parent, clone(2), in the pid namespace of this one's children; 0 in the child.
+
+    OSError. As `clone`, but by the call that seccomp filters allow where they let a process fork: they cannot look into
+    clone3(2)'s arguments.
+    """
+    flags_and_stack = CLONE_PARENT, 0
+    if os.uname().machine == "s390x":
+        flags_and_stack = 0, CLONE_PARENT
+    arguments = [foreign.c_ulong(each) for each in (*flags_and_stack, 0, 0, 0)]
+    _python.PyOS_BeforeFork()
+    pid = int(_python.syscall(foreign.c_long(CLONE), *arguments))
+    if pid == 0:
+        _python.PyOS_AfterFork_Child()
+        return 0
+    error = foreign.get_errno()
+    _python.PyOS_AfterFork_Parent()
+    if pid < 0:
+        raise OSError(error, os.strerror(error))
+    return pid
 
 
 def unshare(flags: int) -> None:

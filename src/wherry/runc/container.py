@@ -42,6 +42,10 @@ class Container:
         state = read_state(root, id)
         return cls(root, state, load_cgroup(state.cgroup, systemd_unit=state.systemd_unit, rootless=state.rootless))
 
+    def is_current(self) -> bool:
+        """Tell whether its document is the one that it was loaded from: else it is to be loaded again."""
+        return self.state_record.is_current(self.directory)
+
     # -- looks ------------------------------------------------------------------------------------------------------
 
     @property
@@ -154,11 +158,10 @@ class Container:
         return json_text.dumps(hook_state(self.state_record, status)).encode()
 
     def kill(self, number: int, *, all: bool = False) -> None:
-        """Send a signal to init, or to every process. NotFound("container not running") if there is none."""
+        """Send a signal to init, or to every process. NotFound("container not running") if there is no init."""
         if all or (number == signals.SIGKILL and self._shares_pid_namespace()):
-            if not self.cgroup.pids() and not self._is_alive():
-                raise _not_running()
-            self.cgroup.kill(number)
+            if self.cgroup.exists():
+                self.cgroup.kill(number)  # as in runc, nobody being there is no error
             return
         self._signal_init(number)
         if number == signals.SIGKILL and self.cgroup.frozen():

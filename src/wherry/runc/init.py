@@ -157,6 +157,7 @@ class InitPlan:
         process.channel.close()
         wait_at_gate(self.gate)
         run_hooks(self.start_container_hooks, self._state("created"), process.cwd, environment=process.environment)
+        process.make_ready()
         try:
             process.execute(program)
         except OSError as error:

@@ -33,6 +33,8 @@ class BuiltinRuntime:
         self._root = root
         self._systemd_cgroup = systemd_cgroup
         self._criu = criu or "criu"
+        #: What was loaded last; another process may have changed its document since.
+        self._loaded: Container | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -48,7 +50,7 @@ class BuiltinRuntime:
             with Creation(self._root, id, spec, options) as creation:
                 creation.begin()
                 await self._until_ready(creation)
-                creation.finish()
+                self._loaded = creation.finish()
 
     async def restore(self, id: str, bundle: str, launch: Launch, image: str, work: str, *, no_pivot: bool) -> None:
         _require_protection()
@@ -67,10 +69,9 @@ class BuiltinRuntime:
             else:
                 container.start()
 
-    async def exec(self, id: str, process_file: str, launch: Launch) -> None:
+    async def exec(self, id: str, document: bytes, launch: Launch) -> None:
         with _failing("OCI runtime exec failed: exec failed"), _stdio(launch.descriptors) as stdio:
-            with open(process_file, "rb") as file:
-                process = parse_object(file.read(), process_file)
+            process = parse_object(document, "process of the exec")
             options = ExecOptions(pid_file=launch.pid_file, console_socket=launch.console_socket, stdio=stdio)
             with Execution(self._load(id), process, options) as execution:
                 execution.begin()
@@ -83,7 +84,9 @@ class BuiltinRuntime:
         except NotFound:
             return
         with _failing("failed to delete task"):
-            if force or (container.spec.get("hooks") or {}).get("poststop"):
+            has_hooks = (container.spec.get("hooks") or {}).get("poststop")
+            if force or has_hooks or container.status() != "stopped":
+                # It waits for processes to end: for those of this shim's children until this loop has collected them.
                 await self._in_copy(lambda: container.delete(force=force))
             else:
                 container.delete()
@@ -142,7 +145,10 @@ class BuiltinRuntime:
         )
 
     def _load(self, id: str) -> Container:
-        return Container.load(self._root, id)
+        loaded = self._loaded
+        if loaded is None or loaded.id != id or not loaded.is_current():
+            self._loaded = loaded = Container.load(self._root, id)
+        return loaded
 
     async def _until_ready(self, making: Creation | Execution) -> None:
         """Serve what a new process asks for, without waiting for it."""

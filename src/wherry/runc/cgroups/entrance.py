@@ -7,9 +7,14 @@ or an exit: 6 ms on an idle machine (cgroup_threadgroup_rwsem, kernel/cgroup/cgr
 
 from __future__ import annotations
 
+import fcntl
 import os
 
 from wherry.linux import namespaces as ns
+
+#: The numbers below this are left to what a process opens that may have few: RLIMIT_NOFILE is about numbers. The kernel
+#: has a larger table for those from 64 on.
+_ABOVE = 32
 
 
 class Entrance:
@@ -31,7 +36,11 @@ class Entrance:
 
     def open_tasks(self, directory: str) -> None:
         """Add a cgroup of v1. OSError."""
-        self.tasks.append(os.open(f"{directory}/tasks", os.O_WRONLY | os.O_CLOEXEC))
+        fd = os.open(f"{directory}/tasks", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            self.tasks.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE))
+        finally:
+            os.close(fd)
 
     def clone(self, flags: int) -> tuple[int, int]:
         """Make a child, as `linux.namespaces.clone`, which is in the cgroup of v2 from its first moment. OSError."""

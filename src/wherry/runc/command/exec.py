@@ -10,6 +10,7 @@ from wherry.runc.command.launch import (
     CONSOLE_SOCKET,
     DETACH,
     PID_FILE,
+    PIDFD_SOCKET,
     PRESERVE_FDS,
     check_terminal,
     host_root,
@@ -43,6 +44,7 @@ COMMAND = Command(
         Flag("process", "a file with the process's document", short="p"),
         DETACH,
         PID_FILE,
+        PIDFD_SOCKET,
         Flag("process-label", "its SELinux label"),
         Flag("apparmor", "its AppArmor profile"),
         Flag("no-new-privs", "it cannot gain privileges by running programs", SWITCH),
@@ -89,13 +91,15 @@ def _check_status(container: Container, values: Values) -> None:
 def _options(call: Call, pid_file: str) -> ExecOptions:
     from wherry.runc.exec import ExecOptions
 
-    return ExecOptions(
+    options = ExecOptions(
         pid_file=pid_file,
         console_socket=call.values.text("console-socket"),
         preserve_fds=preserved_descriptors(call),
         cgroups=call.values.texts("cgroup"),
         ignore_paused=call.values.switch("ignore-paused"),
     )
+    options.pidfd_socket = call.values.text("pidfd-socket")
+    return options
 
 
 def _run_here(call: Call, container: Container, process: dict[str, Any], options: ExecOptions) -> int:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from wherry.runc.command.console import ConsoleSocket, HostTerminal
     from wherry.runc.command.log import Log
+    from wherry.runc.command.notify import Notification
 
 #: Not handed on. SIGURG is what Go's own runtime uses, so that nobody sends it to runc for the container. SIGPIPE tells
 #: of a reader that has gone. The others stop whoever touches a terminal from the background, which is us.
@@ -45,6 +46,8 @@ class Foreground:
         self._pid = 0
         self._status: int | None = None
         self._early: list[int] = []
+        #: What the process tells of its being ready, for the service manager: this process stays the main one.
+        self.notification: Notification | None = None
         #: What become the process's standard streams, where it has no terminal.
         self.stdio: Sequence[int] = (0, 1, 2)
         if process.get("terminal"):
@@ -166,7 +169,11 @@ class Foreground:
             wanted[fd] = wanted.get(fd, 0) | event
         for fd, events in wanted.items():
             poll.register(fd, events)
+        if self.notification is not None:
+            poll.register(self.notification.fileno(), select.POLLIN)
         ready = dict(poll.poll(None if blocking else 0))
+        if self.notification is not None and self.notification.fileno() in ready:
+            self._notify(self.notification)
         if self._woken in ready:
             try:
                 os.read(self._woken, 4096)
@@ -176,6 +183,15 @@ class Foreground:
             fd, event = copy.wants()
             if ready.get(fd, 0) & (event | select.POLLHUP | select.POLLERR | select.POLLNVAL):
                 copy.advance()
+
+    def _notify(self, notification: Notification) -> None:
+        try:
+            if not notification.receive(os.getpid()):
+                return
+        except OSError as error:
+            self._log.warning(f"the service manager does not listen: {(error.strerror or '').lower()}")
+        notification.close()
+        self.notification = None
 
     def _collect(self) -> None:
         """Collect every child that has ended."""
