@@ -41,6 +41,7 @@ bench: | test-packages $(VENV)/.installed-dev
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/exec_latency.py
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/many_containers.py
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/runtime_lifecycle.py
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/runtime_commands.py
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/lifecycles.py
 
 .PHONY: runtime test-packages

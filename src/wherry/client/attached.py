@@ -7,7 +7,6 @@ import sys
 
 from wherry.api.services.tasks.v1 import tasks_pb2
 from wherry.client.stdio import Fifos, Streams
-from wherry.client.terminal import RawTerminal, size
 from wherry.linux import signals
 from wherry.rpc.service import Method
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
     from wherry.client.client import Client
     from wherry.client.connection import BlockingChannel
+    from wherry.client.terminal import RawTerminal
 
 #: What is passed on. The others end us, or belong to the terminal's job control.
 _FORWARDED = (
@@ -49,10 +49,13 @@ class Attached:
         self._id = id
         self._exec_id = exec_id
         self._wants_stdin = stdin
-        self._terminal = terminal
         self.fifos = Fifos(exec_id or id, stdin=stdin, terminal=terminal)
         self._streams = Streams(channel, self.fifos)
-        self._raw = RawTerminal(0)
+        self._raw: RawTerminal | None = None
+        if terminal:
+            from wherry.client.terminal import RawTerminal
+
+            self._raw = RawTerminal(0)
         self._signals: list[int] = []
         self._saved: dict[int, signals.Handler] = {}
         self._wakeup: tuple[int, int] | None = None
@@ -61,7 +64,7 @@ class Attached:
         try:
             self._streams.open_outputs(1, 2)
             self._catch_signals()
-            if self._terminal:
+            if self._raw is not None:
                 self._raw.__enter__()
         except BaseException:
             self.__exit__(None, None, None)
@@ -71,7 +74,8 @@ class Attached:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._raw.__exit__(kind, error, traceback)
+        if self._raw is not None:
+            self._raw.__exit__(kind, error, traceback)
         self._release_signals()
         self._streams.close()
         self.fifos.remove()
@@ -79,8 +83,7 @@ class Attached:
     def started(self) -> None:
         """Say that the process runs: its ends are open, its terminal has a size, its input can flow."""
         self._streams.opened()
-        if self._terminal:
-            self._resize()
+        self._resize()
         if self._wants_stdin:
             self._streams.open_input(0, self._close_stdin)
 
@@ -134,8 +137,11 @@ class Attached:
             self._wakeup = None
 
     def _resize(self) -> None:
-        window = size(0) or size(1)
-        if self._terminal and window is not None:
+        if self._raw is None:
+            return
+        from wherry.client.terminal import size
+
+        if (window := size(0) or size(1)) is not None:
             columns, rows = window
             request = tasks_pb2.ResizePtyRequest(
                 container_id=self._id, exec_id=self._exec_id, width=columns, height=rows

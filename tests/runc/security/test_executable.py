@@ -208,7 +208,7 @@ sys.exit(entry.main())
 @pytest.mark.parametrize("how", ["run", "exec"])
 @pytest.mark.parametrize("without", ["", "own_executable.is_protected = lambda: True"])
 def test_program_of_the_command_overwritten(laboratory: Laboratory, victim: Victim, how: str, without: str) -> None:
-    """wherry-runc goes over to a sealed copy by itself."""
+    """wherry-runc goes over to a protected file by itself."""
     before = victim.state()
     changes, files, _ = _WAYS["link" if how == "run" else "exec"]
     changes = {**changes, "process.capabilities": _capabilities()}
