@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: New objects before there is a search for garbage: more than a command makes.
 _GARBAGE = 100_000
 
-_PACKAGE = __name__.rpartition(".")[0]
+_PACKAGE = __name__.rpartition(".")[0] + "."
 
 #: A compiled file: the magic number, no flags (so source's time and size follow), both of 4 bytes, the code.
 _HEAD = MAGIC_NUMBER + bytes(4)
