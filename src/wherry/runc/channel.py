@@ -13,9 +13,9 @@ from wherry.errors import Unknown
 
 #: From the runtime: go on, id maps and limits are yours, or hooks have run.
 GO = b"G"
-#: From the runtime: you are in your cgroup. Joining one may take the kernel some milliseconds.
+#: From the runtime: your cgroup has its limits, and if you can't get in by yourself, you are in it.
 JOINED = b"J"
-#: To the runtime: I could not get into my cgroup by myself; answer with JOINED.
+#: To the runtime: the kernel refuses to let me into my cgroup; answer with GO when I am there.
 OUTSIDE = b"O"
 #: To the runtime: run the hooks that come with the mounts, and answer with GO.
 HOOKS = b"H"

@@ -263,15 +263,13 @@ class Creation(Work):
         set_process_limits(pid, self._spec["process"], rootless=self._options.rootless)
         self._send(messages.GO)
         # Meanwhile the process mounts its root file system.
-        moved = entrance is None or not entrance.is_usable
-        if moved:
+        if entrance is None or not entrance.is_usable:
             self._cgroup.join(pid)
         try:
             self._cgroup.set((self._spec.get("linux") or {}).get("resources") or {})
         except Error as error:
             raise Unknown(explained(error.message)) from None
-        if moved:
-            self._send(messages.JOINED)
+        self._send(messages.JOINED)
 
     def _send(self, kind: bytes) -> None:
         try:
@@ -296,7 +294,7 @@ class Creation(Work):
             self._send(messages.GO)
         elif kind == messages.OUTSIDE:
             self._cgroup.join(self._state.pid)
-            self._send(messages.JOINED)
+            self._send(messages.GO)
         elif kind == messages.LISTENER:
             self._hand_over_listener(int(text))
             self._send(messages.GO)

@@ -121,22 +121,19 @@ class Execution(Work):
         self._launch(plan)
         theirs.close()
         set_process_limits(self._pid, document, rootless=self._container.state_record.rootless)
-        self._send(messages.GO)
-        if self._has_stage:
-            return  # its cgroups are none of the container's: their limits of processes are for that one's
-        if plan.entrance is None or not plan.entrance.is_usable:
+        # A stage's cgroups are none of the container's: their limits of processes are for that one's.
+        if not self._has_stage and (plan.entrance is None or not plan.entrance.is_usable):
             self._join_cgroup()
+        self._go()
 
     def _join_cgroup(self) -> None:
         self._container.cgroup.join(self._pid, self._options.cgroups, beside=self._container.pid)
-        self._send(messages.JOINED)
 
-    def _send(self, kind: bytes) -> None:
+    def _go(self) -> None:
         try:
-            self._channel.send(kind)
+            self._channel.send(messages.GO)
         except ChannelClosed:
-            if kind != messages.JOINED:  # then its last message, which is still to be read, says why
-                raise died() from None
+            raise died() from None
 
     def _check_status(self) -> None:
         status = self._container.status()
@@ -238,12 +235,13 @@ class Execution(Work):
             self._take_over(int(text))
         elif kind == messages.OUTSIDE:
             self._join_cgroup()
+            self._go()
         elif kind == messages.LISTENER:
             from wherry.runc.seccomp_agent import send_listener
 
             seccomp = self._container.spec["linux"]["seccomp"]
             send_listener(self._pidfd, int(text), seccomp, hook_state(self._container.state_record, "running"))
-            self._send(messages.GO)
+            self._go()
         return False
 
     def _receive(self) -> tuple[bytes, str]:
@@ -269,13 +267,13 @@ class Execution(Work):
             os.waitpid(stage, 0)
         except ChildProcessError:
             pass  # collected by whoever collects all children of this process
-        self._container.cgroup.join(pid, self._options.cgroups, beside=self._container.pid)
+        self._join_cgroup()
         try:
             if plan.loses_scheduler:
                 plan.set_scheduler(pid)
         except OSError as error:
             raise Unknown(f"unable to start container process: scheduler: {(error.strerror or '').lower()}") from None
-        self._send(messages.GO)
+        self._go()
 
     def finish(self) -> int:
         """Write the pid file and return the pid. Unknown."""

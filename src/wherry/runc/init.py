@@ -164,9 +164,10 @@ class InitPlan:
             raise Unknown(f"exec {program}: {(error.strerror or '').lower()}") from None
 
     def _enter_cgroup(self) -> None:
-        """Get into the cgroup, or wait to be moved there, and have a namespace of it if there is to be one."""
+        """Be in the cgroup, with its limits, and have a namespace of it if there is to be one."""
         if self._is_in_cgroup:
             return
+        self.process.channel.expect(messages.JOINED)
         self.process.enter_cgroup(self.entrance)
         self._is_in_cgroup = True
         if self.namespaces.new & CLONE_NEWCGROUP:

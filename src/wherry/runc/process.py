@@ -120,14 +120,13 @@ class ProcessPlan:
             assert fd < 0 or fd > 2, "a descriptor of the runtime's is one of the standard streams"
 
     def enter_cgroup(self, entrance: Entrance | None) -> None:
-        """Return when this process is in its cgroup, by itself or moved by the runtime."""
-        if entrance is None or not entrance.is_usable:
-            self.channel.expect(messages.JOINED)
-        elif not entrance.enter():
+        """Get into the cgroup. The runtime brings this process there where the kernel refuses that. Unknown."""
+        if entrance is None:
+            return
+        if entrance.is_usable and not entrance.enter():
             self.channel.send(messages.OUTSIDE)
-            self.channel.expect(messages.JOINED)
-        if entrance is not None:
-            entrance.close_tasks()
+            self.channel.expect(messages.GO)
+        entrance.close_tasks()
 
     def take_limits(self) -> None:
         """Take what the kernel gives a process by its pid. Unknown, naming the field."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
 
 from tests.runc.command.runtime import Runtime
+from wherry.runc.cgroups.hierarchies import hierarchies
 
 #: By what stands in the way, what is changed in the runtime.
 _OBSTACLES = {
@@ -18,8 +18,18 @@ _OBSTACLES = {
     "there is no way": "CgroupV1.entrance = CgroupV2.entrance = lambda self: None",
 }
 
+#: Between the two writes by which the device rules of cgroup v1 begin, nothing is allowed.
+_SLOWLY = """
+def slowly(self, resources, set=CgroupV1.set):
+    with open(f"{self.paths['devices']}/devices.deny", "w") as file:
+        file.write("a")
+    time.sleep(0.5)
+    set(self, resources)
+CgroupV1.set = slowly
+"""
+
 _PROGRAM = """#!{python}
-import os, sys
+import os, sys, time
 from wherry.runc.cgroups.entrance import Entrance
 from wherry.runc.cgroups.v1 import CgroupV1
 from wherry.runc.cgroups.v2 import CgroupV2
@@ -29,13 +39,27 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize("obstacle", _OBSTACLES)
-def test_it_is_in_every_cgroup(ours: Runtime, obstacle: str, tmp_path: Path) -> None:
-    id = ours.configure("sh", "-c", "cat /proc/self/cgroup; exec sleep 1000")
-    program = tmp_path / "program"
-    program.write_text(_PROGRAM.format(python=sys.executable, obstacle=_OBSTACLES[obstacle]))
+def _changed(ours: Runtime, obstacle: str) -> Runtime:
+    program = ours.directory / "program"
+    program.write_text(_PROGRAM.format(python=sys.executable, obstacle=obstacle))
     program.chmod(0o755)
-    runtime = Runtime(str(program), ours.directory)
+    return Runtime(str(program), ours.directory)
+
+
+def test_the_process_waits_for_its_device_rules(ours: Runtime) -> None:
+    if hierarchies().version != 1:
+        pytest.skip("cgroup v2 has its rules at once")
+    id = ours.configure("true")
+    # Its standard input is a device, which it opens anew.
+    result = _changed(ours, _SLOWLY).detached("create", "--bundle", ours.bundle, id)
+    assert (result.code, result.errors) == (0, b"")
+    assert ours("delete", id).code == 0
+
+
+@pytest.mark.parametrize("obstacle", _OBSTACLES)
+def test_it_is_in_every_cgroup(ours: Runtime, obstacle: str) -> None:
+    id = ours.configure("sh", "-c", "cat /proc/self/cgroup; exec sleep 1000")
+    runtime = _changed(ours, _OBSTACLES[obstacle])
     assert runtime.detached("create", "--bundle", ours.bundle, id).code == 0
     assert runtime("start", id).code == 0
     execed = runtime("exec", id, "cat", "/proc/self/cgroup")
