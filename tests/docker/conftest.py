@@ -26,14 +26,24 @@ BELOW: dict[str, Callable[[], Daemon]] = {
 @pytest.fixture(scope="package")
 def dockerds(busybox_rootfs: Path) -> Iterator[Mapping[str, Dockerd]]:
     """A dockerd on each of BELOW, with the image busybox; all are ended when this worker has no more tests of them."""
+    with start_dockerds(busybox_rootfs, {name: (below, Dockerd) for name, below in BELOW.items()}) as made:
+        yield made
+
+
+@contextmanager
+def start_dockerds(
+    rootfs: Path, wanted: Mapping[str, tuple[Callable[[], Daemon], Callable[[Daemon], Dockerd]]]
+) -> Iterator[Mapping[str, Dockerd]]:
+    """Run dockerds, each on a daemon of its own, which have the image busybox."""
     need_root("/usr/sbin/dockerd", "/usr/bin/docker", "containerd", "unshare", "ip")
     with contextmanager(starter)() as start:
 
-        def dockerd(below: Callable[[], Daemon]) -> Dockerd:
-            made = start(Dockerd(start(below())))
-            made.docker("import", busybox_rootfs, IMAGE).check()
+        def dockerd(pair: tuple[Callable[[], Daemon], Callable[[Daemon], Dockerd]]) -> Dockerd:
+            below, new = pair
+            made = start(new(start(below())))
+            made.docker("import", rootfs, IMAGE).check()
             return made
 
         with ThreadPoolExecutor() as threads:
-            made = dict(zip(BELOW, threads.map(dockerd, BELOW.values()), strict=True))
+            made = dict(zip(wanted, threads.map(dockerd, wanted.values()), strict=True))
         yield made

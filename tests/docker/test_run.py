@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.differential.transcript import TERMINAL_SCRIPT, use_terminal
 from tests.docker.transcript import ENDS, IMAGE, RUN, Side, differential
+from tests.harness.command import run
 
 
 @differential
@@ -69,6 +70,16 @@ def test_exec(side: Side) -> None:
         execution.wait()
     side.wait_for("box", "exited")
     side.docker("exec", "box", "true")
+
+
+@differential
+def test_known_to_runc(side: Side) -> None:
+    """What is below dockerd is runc for whoever looks for runc's containers, where dockerd has it keep them."""
+    side.started("box")
+    runc = ("runc", "--root", side.dockerd.runtime_root)
+    id = side.inspected("box", ".Id")
+    side.note("containers", run([*runc, "list", "-q"]).check().text)
+    side.note("exec", run([*runc, "exec", id, "echo", "by runc"]).check().text)
 
 
 @differential

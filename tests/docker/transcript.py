@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tests.harness.command import Result, environment
 from tests.harness.dockerd import Dockerd
@@ -53,23 +53,43 @@ VOLATILE = (
 )
 
 
-class Side:
-    """One dockerd during one flow: runs commands against it, and writes the transcript."""
+class Engine(Protocol):
+    """What a flow is played on: a dockerd, or a podman."""
 
-    def __init__(self, dockerd: Dockerd) -> None:
-        self.dockerd = dockerd
+    directory: Path
+
+    @property
+    def docker_environment(self) -> Mapping[str, str]: ...
+
+    def docker_command(self, *arguments: str | Path) -> list[str]: ...
+
+    def docker(self, *arguments: str | Path, input: bytes = b"", timeout: float = 60.0) -> Result: ...
+
+    def docker_terminal(self, *arguments: str | Path) -> Terminal: ...
+
+    def remove_containers(self) -> None: ...
+
+
+class EngineSide:
+    """One engine during one flow: runs commands against it, and writes the transcript."""
+
+    #: Whether its races are the reference's: then it, too, may play a flow again.
+    same_races = False
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
         self.began = time.time()
         self.transcript: list[str] = []
 
     def docker(self, *arguments: str | Path, input: bytes = b"") -> Result:
         """Run docker to its end and write down what it was, said and returned."""
-        result = self.dockerd.docker(*arguments, input=input)
+        result = self.engine.docker(*arguments, input=input)
         self._write(arguments, result.code, result.text, result.error_text)
         return result
 
     def quietly(self, *arguments: str | Path) -> str:
         """Run docker for its effect alone; it must succeed. Returns what it printed."""
-        return self.dockerd.docker(*arguments).check().text
+        return self.engine.docker(*arguments).check().text
 
     def run(self, *arguments: str, input: bytes = b"") -> Result:
         """Write down a `docker run`; the arguments are flags, the image's name and a command."""
@@ -108,7 +128,7 @@ class Side:
 
     def ready(self, name: str) -> None:
         """Return when a container's program has made the file /ready."""
-        self.until(lambda: self.dockerd.docker("exec", name, "test", "-e", "/ready").code == 0, f"{name} is not ready")
+        self.until(lambda: self.engine.docker("exec", name, "test", "-e", "/ready").code == 0, f"{name} is not ready")
 
     def until(self, true: Callable[[], bool], else_: str, timeout: float = 30.0) -> None:
         deadline = time.monotonic() + timeout
@@ -130,24 +150,32 @@ class Side:
         self.transcript.append(f"-> {code}")
 
     def normal(self, text: str) -> str:
-        text = text.replace(str(self.dockerd.directory), "<directory>")
+        text = text.replace(str(self.engine.directory), "<directory>")
         for volatile in VOLATILE:
             text = re.sub(volatile.pattern, volatile.replacement, text, flags=re.MULTILINE)
         return text
 
 
+class Side(EngineSide):
+    """One dockerd during one flow."""
+
+    def __init__(self, dockerd: Dockerd) -> None:
+        super().__init__(dockerd)
+        self.dockerd = dockerd
+
+
 class Background:
     """A docker that runs while the flow goes on."""
 
-    def __init__(self, side: Side, arguments: tuple[str | Path, ...]) -> None:
+    def __init__(self, side: EngineSide, arguments: tuple[str | Path, ...]) -> None:
         self._side, self._arguments = side, arguments
         self._seen = b""
         self._process = subprocess.Popen(
-            side.dockerd.docker_command(*arguments),
+            side.engine.docker_command(*arguments),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=environment(side.dockerd.docker_environment),
+            env=environment(side.engine.docker_environment),
         )
 
     def __enter__(self) -> Background:
@@ -183,11 +211,11 @@ class Background:
 class TerminalCommand:
     """A docker in a terminal, typed to."""
 
-    def __init__(self, side: Side, arguments: tuple[str | Path, ...]) -> None:
+    def __init__(self, side: EngineSide, arguments: tuple[str | Path, ...]) -> None:
         self._side, self._arguments = side, arguments
 
     def __enter__(self) -> Terminal:
-        self._terminal = self._side.dockerd.docker_terminal(*self._arguments)
+        self._terminal = self._side.engine.docker_terminal(*self._arguments)
         return self._terminal
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
@@ -209,14 +237,22 @@ REFERENCE = "all Debian's"
 
 def differential(flow: Callable[..., None]) -> Callable[..., None]:
     """Make a test of a flow: all dockerds play it at the same time, and must say what the reference says."""
+    return played_by(flow, Side, "dockerds", REFERENCE)
 
-    def test(dockerds: Mapping[str, Dockerd], **arguments: Any) -> None:
-        sides = {name: Side(dockerd) for name, dockerd in dockerds.items()}
 
-        def play(side: Side) -> None:
+def played_by(
+    flow: Callable[..., None], new_side: Callable[[Any], EngineSide], fixture: str, reference: str
+) -> Callable[..., None]:
+    """Make a test of a flow, which the engines of a fixture play: all must say what the reference among them says."""
+
+    def test(**arguments: Any) -> None:
+        engines: Mapping[str, Engine] = arguments.pop(fixture)
+        sides = {name: new_side(engine) for name, engine in engines.items()}
+
+        def play(side: EngineSide) -> None:
             flow(side, **arguments)
             assert side.transcript, "nothing was compared"
-            side.dockerd.remove_containers()
+            side.engine.remove_containers()
 
         # Much of what docker does is waiting.
         with ThreadPoolExecutor() as threads:
@@ -225,18 +261,21 @@ def differential(flow: Callable[..., None]) -> Callable[..., None]:
                 if error := played.exception():
                     error.add_note(f"on {name}, after:\n" + "\n".join(sides[name].transcript[-20:]))
                     raise error
-        said = [sides.pop(REFERENCE).transcript]
+        said = [sides.pop(reference).transcript]
         for name, side in sides.items():
-            while side.transcript not in said and len(said) < REFERENCE_RUNS:
-                again = Side(dockerds[REFERENCE])
-                play(again)
-                said.append(again.transcript)
-            if side.transcript not in said:
-                difference = difflib.unified_diff(said[0], side.transcript, REFERENCE, name, n=4, lineterm="")
+            heard = [side.transcript]
+            while not any(transcript in said for transcript in heard) and len(said) < REFERENCE_RUNS:
+                for runner, transcripts in ((reference, said), (name, heard)):
+                    if runner == reference or side.same_races:
+                        again = new_side(engines[runner])
+                        play(again)
+                        transcripts.append(again.transcript)
+            if not any(transcript in said for transcript in heard):
+                difference = difflib.unified_diff(said[0], heard[0], reference, name, n=4, lineterm="")
                 raise AssertionError("not the same:\n" + "\n".join(difference))
 
-    dockerds, *others = inspect.signature(flow).parameters.values()
-    test.__signature__ = inspect.Signature([dockerds.replace(name="dockerds"), *others])  # type: ignore[attr-defined]
+    first, *others = inspect.signature(flow).parameters.values()
+    test.__signature__ = inspect.Signature([first.replace(name=fixture), *others])  # type: ignore[attr-defined]
     test.__name__, test.__qualname__, test.__doc__ = flow.__name__, flow.__qualname__, flow.__doc__
     test.__module__ = flow.__module__
     return test

@@ -36,6 +36,11 @@ class Result:
         return self
 
 
+def as_user(user: int) -> list[str]:
+    """Return the beginning of a command that another user runs, without groups and privileges; nothing for root."""
+    return ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"] if user else []
+
+
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return this process's environment without what would lead a program under test elsewhere."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}

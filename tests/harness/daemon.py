@@ -272,6 +272,23 @@ class ContainerdWithOurShims(Containerd):
         return ["env", f"PATH={folder}:/usr/sbin:/usr/bin:/sbin:/bin", *super().command()]
 
 
+class ContainerdWithOurRuntime(Containerd):
+    """Debian's containerd and its shims, which are told to start containers with wherry-runc."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            config=f"""
+[plugins."io.containerd.runtime.v1.linux"]
+  runtime = "{COMMANDS / "wherry-runc"}"
+"""
+        )
+
+    def ctr_command(self, *arguments: str | Path, namespace: str | None = None) -> list[str]:
+        if arguments[0] == "run" and "io.containerd.runtime.v1.linux" not in arguments:
+            arguments = ("run", "--runc-binary", COMMANDS / "wherry-runc", *arguments[1:])
+        return super().ctr_command(*arguments, namespace=namespace)
+
+
 class WherrydWithDebiansShims(Wherryd):
     """The installed wherryd; both runtimes have the shims of Debian's containerd."""
 

@@ -32,9 +32,12 @@ class Dockerd(Daemon):
 
     kind = "dockerd"
 
-    def __init__(self, below: Daemon, *, live_restore: bool = True) -> None:
+    def __init__(self, below: Daemon, *, live_restore: bool = True, runtime: str = "runc", program: str = "") -> None:
+        """`runtime` is the one of its containers, of which `program` is the path if it does not know it."""
         super().__init__()
         self.below = below
+        self._runtime = runtime
+        self._program = program
         self.address = f"{self.directory}/docker.sock"
         self.live_restore = live_restore
         #: The namespace in which its containers are the daemon's below, and the name of their cgroup.
@@ -48,7 +51,10 @@ class Dockerd(Daemon):
     def command(self) -> list[str]:
         # Not the machine's: what a real dockerd on it was told is none of the tests' business.
         config = self.directory / "daemon.json"
-        config.write_text(json.dumps({"deprecated-key-path": f"{self.directory}/key.json"}))
+        document: dict[str, object] = {"deprecated-key-path": f"{self.directory}/key.json"}
+        if self._program:
+            document["runtimes"] = {self._runtime: {"path": self._program}}
+        config.write_text(json.dumps(document))
         flags = {
             "config-file": config,
             "containerd": self.below.address,
@@ -62,6 +68,7 @@ class Dockerd(Daemon):
             "cgroup-parent": f"/{self.moby}",
             "exec-opt": "native.cgroupdriver=cgroupfs",
             "storage-driver": "overlay2",
+            "default-runtime": self._runtime,
             "bridge": "none",
             "iptables": "false",
             "ip6tables": "false",
@@ -91,6 +98,11 @@ class Dockerd(Daemon):
         """Run Debian's docker against it in a terminal."""
         self._used = True
         return Terminal(self.docker_command(*arguments), env=self.docker_environment)
+
+    @property
+    def runtime_root(self) -> Path:
+        """Where its runtimes have the state of containers, whatever their names."""
+        return self._exec_root / "runtime-runc" / self.moby
 
     @property
     def subscriptions(self) -> int:
@@ -126,7 +138,7 @@ class Dockerd(Daemon):
         left = [f"mount: {line}" for line in leaks.mounts() if f"{self.directory}/" in line and own not in line]
         left += [f"process: {line}" for line in leaks.processes(self.moby) if line.split()[0] != str(self.pid)]
         left += [f"cgroup: {path}" for path in leaks.cgroups(self.moby)]
-        left += [f"runc state: {path}" for path in leaks.entries(self._exec_root / "runtime-runc" / self.moby)]
+        left += [f"runc state: {path}" for path in leaks.states(self.runtime_root)]
         left += [f"fifos: {path}" for path in leaks.entries(self._exec_root / "containerd")]
         for top in (self.below.state, self.below.root):
             for runtimes in top.glob("io.containerd.runtime.*"):

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ _PATIENCE = 10.0
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _RUNC = Path("/run/containerd/runc")
+_BUILTIN = Path("/run/wherry/runc")
 _FIFOS = Path("/run/containerd/fifo")
 _SHIM_SOCKETS = Path("/run/containerd/s")
 _NETWORKS = Path("/run/netns")
@@ -33,7 +35,8 @@ def of_namespaces(daemon: Daemon, names: Names) -> list[str]:
     for namespace in names.namespaces:
         left += [f"process: {line}" for line in processes(namespace)]
         left += [f"cgroup: {path}" for path in cgroups(namespace)]
-        left += [f"runc state: {path}" for path in entries(_RUNC / namespace)]
+        left += [f"runc state: {path}" for path in states(_RUNC / namespace)]
+        left += [f"wherry-runc state: {id}" for id in states_of_ours(namespace)]
         for top in (daemon.state, daemon.root):
             for runtimes in top.glob("io.containerd.runtime.*"):
                 left += [f"bundle: {path}" for path in entries(runtimes / namespace)]
@@ -61,10 +64,23 @@ def remaining(find: Callable[[], list[str]]) -> list[str]:
     return left
 
 
+def states_of_ours(namespace: str) -> list[str]:
+    """Return the containers that the built-in runtime of our shims knows in a namespace."""
+    return [path.name for path in states(_BUILTIN / namespace)]
+
+
+def states(root: Path) -> list[Path]:
+    """Return where a runtime has the state of containers; the profiles that ours has compiled are no container's."""
+    return [path for path in entries(root) if path.name != ".seccomp"]
+
+
 def tidy(names: Names) -> None:
-    """Remove the empty directories that runc and containerd leave for every namespace they ever saw."""
+    """Remove the directories that runtimes and containerd leave for every namespace they ever saw."""
     for namespace in names.namespaces:
-        for path in (_RUNC / namespace, *_CGROUPS.glob(f"*/{namespace}"), _CGROUPS / namespace):
+        roots = _RUNC / namespace, _BUILTIN / namespace
+        for root in roots:
+            shutil.rmtree(root / ".seccomp", ignore_errors=True)
+        for path in (*roots, *_CGROUPS.glob(f"*/{namespace}"), _CGROUPS / namespace):
             with contextlib.suppress(OSError):  # absent, or not empty: then it has been reported
                 path.rmdir()
 
@@ -95,8 +111,12 @@ def processes(word: str) -> Iterator[str]:
 
 def cgroups(namespace: str) -> list[Path]:
     """Return the cgroups of containers in a namespace, in every hierarchy."""
-    tops = [*_CGROUPS.glob(f"*/{namespace}"), _CGROUPS / namespace]
-    return list(itertools.chain.from_iterable(_directories(top) for top in tops))
+    return list(itertools.chain.from_iterable(_directories(top) for top in cgroup_tops(namespace)))
+
+
+def cgroup_tops(name: str) -> list[Path]:
+    """Return the cgroups of a name right below the top of each hierarchy."""
+    return [path for path in (*_CGROUPS.glob(f"*/{name}"), _CGROUPS / name) if path.is_dir()]
 
 
 def shim_socket(address: str, namespace: str, id: str) -> Path:

@@ -19,6 +19,9 @@ from tests.harness.daemon import Wherryd
 from tests.runtime.test_survival import RUNTIMES, gone, tasks, until
 from wherry.oci import spec
 
+#: Both runtimes of containerd's, and ours, which is a program here as well.
+FLAGS = (*(("--runtime", runtime) for runtime in RUNTIMES), ("--runc-binary", "wherry-runc"))
+
 
 @pytest.fixture
 def daemon(start_daemon: StartDaemon) -> Wherryd:
@@ -32,24 +35,23 @@ def namespace(daemon: Wherryd, busybox_archive: Path) -> str:
     return name
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
-def test_the_run_flow(daemon: Wherryd, namespace: str, runtime: str) -> None:
+@pytest.mark.parametrize("flags", FLAGS)
+def test_the_run_flow(daemon: Wherryd, namespace: str, flags: tuple[str, ...]) -> None:
     id = daemon.id()
 
     def ctr(*arguments: str | Path) -> str:
         return daemon.ctr(*arguments, namespace=namespace).check().text
 
-    ran = daemon.ctr(
-        "run", "--rm", "--runtime", runtime, BUSYBOX, daemon.id(), "sh", "-c", "echo out; exit 5", namespace=namespace
-    )
+    ran = daemon.ctr("run", "--rm", *flags, BUSYBOX, daemon.id(), "sh", "-c", "echo out; exit 5", namespace=namespace)
     assert (ran.code, ran.text) == (5, "out\n")
-    failed = daemon.ctr("run", "--rm", "--runtime", runtime, BUSYBOX, daemon.id(), "/absent", namespace=namespace)
+    failed = daemon.ctr("run", "--rm", *flags, BUSYBOX, daemon.id(), "/absent", namespace=namespace)
     assert failed.code == 1 and "/absent" in failed.error_text
-    ctr("run", "--detach", "--runtime", runtime, BUSYBOX, id, "sleep", "1000")
+    ctr("run", "--detach", *flags, BUSYBOX, id, "sleep", "1000")
     pid, status = tasks(daemon, namespace)[id]
     assert status == "RUNNING"
     assert f"PPid:\t{daemon.pid}\n" in Path(f"/proc/{pid}/status").read_text()
     assert not [line for line in leaks.processes(namespace) if "shim" in line]
+    assert leaks.states_of_ours(namespace) == ([id] if "wherry-runc" in flags else [])
     assert ctr("tasks", "exec", "--exec-id", "one", id, "echo", "in exec") == "in exec\n"
     with daemon.ctr_terminal("tasks", "exec", "--tty", "--exec-id", "two", id, "tty", namespace=namespace) as terminal:
         terminal.read_until("/dev/pts/0")
@@ -77,10 +79,11 @@ def test_many_at_once(daemon: Wherryd, namespace: str) -> None:
         assert list(threads.map(run, range(40))) == [(number, f"{number}\n") for number in range(40)]
 
 
-def test_a_stopped_daemon_takes_its_containers_along(daemon: Wherryd, namespace: str) -> None:
+@pytest.mark.parametrize("flags", (FLAGS[0], FLAGS[-1]))
+def test_a_stopped_daemon_takes_its_containers_along(daemon: Wherryd, namespace: str, flags: tuple[str, ...]) -> None:
     boxes = [daemon.id() for _ in range(3)]
     for box in boxes:
-        daemon.ctr("run", "--detach", "--null-io", BUSYBOX, box, "sleep", "1000", namespace=namespace).check()
+        daemon.ctr("run", "--detach", "--null-io", *flags, BUSYBOX, box, "sleep", "1000", namespace=namespace).check()
     pids = [pid for pid, _status in tasks(daemon, namespace).values()]
     assert daemon.stop() == 0
     assert all(map(gone, pids))
@@ -91,11 +94,11 @@ def test_a_stopped_daemon_takes_its_containers_along(daemon: Wherryd, namespace:
         daemon.ctr("containers", "rm", box, namespace=namespace).check()
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
-def test_what_a_killed_daemon_left_is_cleaned_up(daemon: Wherryd, namespace: str, runtime: str) -> None:
+@pytest.mark.parametrize("flags", FLAGS)
+def test_what_a_killed_daemon_left_is_cleaned_up(daemon: Wherryd, namespace: str, flags: tuple[str, ...]) -> None:
     box = daemon.id()
-    flags = ("run", "--detach", "--null-io", "--runtime", runtime, BUSYBOX, box, "sleep", "1000")
-    daemon.ctr(*flags, namespace=namespace).check()
+    command = ("run", "--detach", "--null-io", *flags, BUSYBOX, box, "sleep", "1000")
+    daemon.ctr(*command, namespace=namespace).check()
     pid, _status = tasks(daemon, namespace)[box]
     daemon.kill()
     assert not gone(pid)

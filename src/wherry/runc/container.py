@@ -159,11 +159,13 @@ class Container:
 
     def kill(self, number: int, *, all: bool = False) -> None:
         """Send a signal to init, or to every process. NotFound("container not running") if there is no init."""
-        if all or (number == signals.SIGKILL and self._shares_pid_namespace()):
-            if self.cgroup.exists():
-                self.cgroup.kill(number)  # as in runc, nobody being there is no error
+        every = all or (number == signals.SIGKILL and self._shares_pid_namespace())
+        if every and self.cgroup.pids():
+            self.cgroup.kill(number)
             return
-        self._signal_init(number)
+        if all and not self._is_alive():
+            return  # as in runc, nobody being there is no error
+        self._signal_init(number)  # without a cgroup of its own no other process is known to be its
         if number == signals.SIGKILL and self.cgroup.frozen():
             self.cgroup.thaw()  # v1: a frozen process does not die of it
 

@@ -229,6 +229,7 @@ class Creation(Work):
                         open_source(prepared, entry, plan.id_maps, plan.propagation)
                     except Unknown as error:
                         raise Unknown(explained(error.message)) from None
+                if prepared.tree >= 0:
                     self._closing.callback(os.close, prepared.tree)
                 elif prepared.options.idmap or entry.get("uidMappings"):
                     raise InvalidArgument(f"mount {prepared.destination}: an idmapped mount takes privileges")
@@ -321,6 +322,7 @@ class Creation(Work):
         state = self._state
         if self._options.pidfd_socket:
             send_pidfd(self._options.pidfd_socket, self._pidfd, "standard")
+        state.cgroup = dict(self._cgroup.paths)  # without those that an unprivileged user could not make
         state.start_time = start_time(state.pid)
         state.created = now()
         try:
@@ -397,9 +399,20 @@ def died() -> Unknown:
     return Unknown("the container's process was killed while it was set up")
 
 
+#: How reasons begin that a process gives when it has its root: who it is to be, where, and what it runs.
+_COMES_LAST = (
+    "exec: ",
+    "unable to apply bounding set",
+    "unable to apply caps",
+    "unable to become user ",
+    "additionalGids: ",
+    "chdir to cwd ",
+)
+
+
 def explained(reason: str) -> str:
-    """Return a process's reason as clients know it from runc, which has none of its own for a missing program."""
-    during = "" if reason.startswith("exec: ") else "error during container init: "
+    """Return a process's reason as clients know it from runc, which does not say when for what comes last."""
+    during = "" if reason.startswith(_COMES_LAST) else "error during container init: "
     return f"unable to start container process: {during}{reason}"
 
 

@@ -16,7 +16,7 @@ from wherry.runc.console import control, open_console, send_master
 from wherry.runc.create import connect, died, send_pidfd, set_process_limits, write_pid_file
 from wherry.runc.host_proc import HostProc
 from wherry.runc.id_maps import IdMaps
-from wherry.runc.namespaces import FILES, FLAGS
+from wherry.runc.namespaces import FILES, FLAGS, Namespaces, launch, may_return
 from wherry.runc.process import ProcessPlan
 from wherry.runc.seccomp import compile_filter
 from wherry.runc.spec import check_process, namespace_paths
@@ -199,11 +199,38 @@ class Execution(Work):
                 ours = os.stat(f"/proc/self/ns/{name}")
             except FileNotFoundError:
                 continue  # a kernel without this type, or an init that has just ended: entering it will say so
+            except PermissionError:
+                # Nobody looks into a process of ours before it has become its program, but with privileges.
+                raise _cannot("cannot exec in a created container without privileges: start it first") from None
             if (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino):
                 flags |= FLAGS[type]
         return flags
 
     def _launch(self, plan: ExecPlan) -> None:
+        if plan.process.is_stage or may_return(plan.flags & CLONE_NEWPID):
+            self._launch_here(plan)
+        else:
+            self._launch_by_stage(plan)
+        self._closing.callback(os.close, self._pidfd)
+        self._undo.callback(self._kill)
+
+    def _launch_by_stage(self, plan: ExecPlan) -> None:
+        """Have a child enter the pid namespace, and before that the user namespace if that has the right to it."""
+        plan.entered = CLONE_NEWPID if os.geteuid() == 0 else plan.flags & (CLONE_NEWPID | CLONE_NEWUSER)
+        directory = f"/proc/{self._container.state_record.pid}/ns"
+        paths = {type: f"{directory}/{name}" for type, name in FILES.items() if FLAGS[type] & plan.entered}
+        spaces = Namespaces(paths, {})
+        try:
+            signals.send(plan.init, 0)  # it is alive: they are its own, and no other process's of this pid
+            self._pid, self._pidfd = launch(
+                spaces, plan.run, self._channel, plan.process.channel, entrance=plan.entrance
+            )
+        except ProcessLookupError:
+            raise _cannot("cannot exec in a stopped container") from None
+        finally:
+            spaces.close()
+
+    def _launch_here(self, plan: ExecPlan) -> None:
         own = -1
         if plan.flags & CLONE_NEWPID and not plan.process.is_stage:
             # A process enters a pid namespace only by its children.
@@ -217,8 +244,6 @@ class Execution(Work):
             if own >= 0:
                 setns(own, CLONE_NEWPID)
                 os.close(own)
-        self._closing.callback(os.close, self._pidfd)
-        self._undo.callback(self._kill)
 
     def advance(self) -> bool:
         """Do what the process asks for next; True when it has become its program. Unknown with its reason."""
@@ -298,7 +323,7 @@ class Execution(Work):
 class ExecPlan:
     """All that the process needs to know."""
 
-    __slots__ = ("entrance", "flags", "id_maps", "init", "process", "process_limit", "root")
+    __slots__ = ("entered", "entrance", "flags", "id_maps", "init", "process", "process_limit", "root")
 
     def __init__(self, process: ProcessPlan, init: int, flags: int) -> None:
         self.process = process
@@ -306,6 +331,8 @@ class ExecPlan:
         self.init = init
         #: The namespaces that are entered.
         self.flags = flags
+        #: Those of them that the process is made in.
+        self.entered = 0 if process.is_stage else CLONE_NEWPID
         self.id_maps: IdMaps | None = None
         #: How it gets into the container's cgroup by itself; None where the runtime moves it.
         self.entrance: Entrance | None = None
@@ -407,17 +434,16 @@ class ExecPlan:
             control(0)
 
     def _enter_namespaces(self) -> None:
-        by_children = 0 if self.process.is_stage else CLONE_NEWPID
-        flags = self.flags & ~(by_children | CLONE_NEWUSER)
+        remaining = self.flags & ~self.entered
+        flags = remaining & ~CLONE_NEWUSER
         try:
             if flags:
                 setns(self.init, flags)
         except PermissionError:
             # They belong to the user namespace, which has the right; the first try was for those that do not.
-            setns(self.init, self.flags & ~by_children)
-            flags = 0
+            setns(self.init, remaining)
         else:
-            if self.flags & CLONE_NEWUSER:
+            if remaining & CLONE_NEWUSER:
                 setns(self.init, CLONE_NEWUSER)
         os.close(self.init)
         if self.root >= 0:

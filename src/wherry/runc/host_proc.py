@@ -35,12 +35,15 @@ class HostProc:
 
     def write(self, path: str, text: str) -> None:
         """Write to a file that is no link and not mounted over. OSError."""
-        resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV
-        fd = openat2(self._fd, path, os.O_WRONLY | os.O_CLOEXEC, resolve=resolve)
+        fd = self._open(path, os.O_WRONLY)
         try:
             os.write(fd, text.encode())
         finally:
             os.close(fd)
+
+    def _open(self, path: str, flags: int) -> int:
+        resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV
+        return openat2(self._fd, path, flags | os.O_CLOEXEC, resolve=resolve)
 
     def write_own(self, path: str, text: str) -> None:
         """Write to a file of this process's own. OSError."""
@@ -53,6 +56,14 @@ class HostProc:
         except OSError:
             return False
         return True
+
+    def denies_groups(self) -> bool:
+        """Tell whether this process's user namespace is one that may not set groups. user_namespaces(7)."""
+        fd = self._open(f"{os.readlink('self', dir_fd=self._fd)}/setgroups", os.O_RDONLY)
+        try:
+            return os.read(fd, 16).strip() == b"deny"
+        finally:
+            os.close(fd)
 
     def reopen(self, fd: int, flags: int) -> int:
         """Open what an O_PATH descriptor of this process names. OSError."""

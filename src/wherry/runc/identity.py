@@ -61,7 +61,7 @@ class Identity:
             capabilities.drop_bounding(held.bounding)
             capabilities.keep_capabilities(True)
         except OSError as error:
-            raise Unknown(f"unable to apply bounding set: {error.strerror}") from None
+            raise Unknown(f"unable to apply bounding set: {(error.strerror or '').lower()}") from None
         entered = _enter(cwd)
         self._take_ids(may_set_groups)
         if entered is not None:
@@ -75,7 +75,7 @@ class Identity:
             capabilities.set_capabilities(held.effective, held.permitted, held.inheritable)
             capabilities.set_ambient(held.ambient)
         except OSError as error:
-            raise Unknown(f"unable to apply caps: {error.strerror}") from None
+            raise Unknown(f"unable to apply caps: {(error.strerror or '').lower()}") from None
         os.umask(self.umask)
 
     def _take_ids(self, may_set_groups: bool) -> None:

@@ -111,11 +111,15 @@ def open_source(
 
     `propagation` is that of the container's root file system.
 
-    Done before the container's process has its own mount and user namespace: there it might not reach the path.
+    Done before the container's process has its own mount and user namespace: there it might not reach the path. Left
+    to it, in a mount namespace that is not this process's user namespace's: an engine of a user's may have made the
+    latter alone.
     """
     try:
         tree = detached.open_tree(prepared.source, recursive=prepared.options.is_recursive)
     except OSError as error:
+        if error.errno == errno.EPERM:
+            return
         raise _failed(prepared, error) from None
     prepared.tree = tree
     try:

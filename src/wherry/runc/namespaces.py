@@ -57,7 +57,7 @@ _NS_GET_NSTYPE = 0xB703
 class Namespaces:
     """What is new and what is joined, with the descriptors of the latter: to be closed."""
 
-    __slots__ = ("joined", "new", "time_offsets")
+    __slots__ = ("joined", "needs_stage", "new", "time_offsets")
 
     def __init__(self, paths: Mapping[str, str], time_offsets: Mapping[str, Mapping[str, int]]) -> None:
         """`paths` has "" for a new namespace. InvalidArgument for a path of no such namespace."""
@@ -74,6 +74,13 @@ class Namespaces:
         except BaseException:
             self.close()
             raise
+        #: Whether a child must join the namespaces before the new ones are made: those belong to a joined user
+        #: namespace, or a new one would have no right to join others, or this process could not come back.
+        self.needs_stage = (
+            ns.CLONE_NEWUSER in self.joined
+            or bool(self.new & ns.CLONE_NEWUSER and self.joined)
+            or not may_return(self.new & ns.CLONE_NEWTIME | sum(self.joined) & _FOR_CHILDREN)
+        )
 
     def close(self) -> None:
         for fd in self.joined.values():
@@ -97,11 +104,22 @@ class Namespaces:
             return self.new & (ns.CLONE_NEWUSER | ns.CLONE_NEWPID)
         return self.new & _CLONED
 
-    @property
-    def needs_stage(self) -> bool:
-        """Whether the namespaces must be joined before the new ones are made: those belong to a joined user
-        namespace, or a new one would have no right to join others."""
-        return ns.CLONE_NEWUSER in self.joined or bool(self.new & ns.CLONE_NEWUSER and self.joined)
+
+def may_return(flags: int) -> bool:
+    """Tell whether this process may have its children in its own pid or time namespace, which the flags name, again.
+
+    Those of the host are not to be had by root of a user namespace.
+    """
+    for type in ("pid", "time"):
+        if flags & FLAGS[type]:
+            fd = os.open(f"/proc/self/ns/{FILES[type]}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                ns.setns(fd, FLAGS[type])
+            except PermissionError:
+                return False
+            finally:
+                os.close(fd)
+    return True
 
 
 def _open(type: str, path: str) -> int:
@@ -251,7 +269,7 @@ def _launch_by_stage(
 
 def _be_stage(spaces: Namespaces, run: Callable[[], NoReturn], channel: Channel) -> NoReturn:
     try:
-        if os.geteuid() == 0:  # else the maps of its child could not be written
+        if os.geteuid() == 0 or not spaces.new & ns.CLONE_NEWUSER:  # else its child's maps could not be written
             set_dumpable(False)
         _join_as_stage(spaces)
         pid, _pidfd = _clone(spaces.cloned | ns.CLONE_PARENT)

@@ -214,6 +214,9 @@ class ProcessPlan:
             proc.set_apparmor_profile(self.apparmor)
         if self.selinux:
             proc.set_selinux_label(self.selinux)
+        if self.may_set_groups and proc.denies_groups():
+            # An engine that runs without privileges has made it so: it asks for groups of /etc/group all the same.
+            self.may_set_groups, self.identity.groups = False, []
         proc.close()
         give_stdio(self.identity.uid)
         if self.filter is not None and not self.identity.no_new_privileges:

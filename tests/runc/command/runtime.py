@@ -9,24 +9,29 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.harness import leaks
-from tests.harness.command import Result, environment, run
+from tests.harness.command import Result, as_user, environment, run
 
 _numbers = itertools.count()
 
 
 @dataclass
 class Runtime:
-    """A program with runc's command line, with a root directory and a bundle of its own."""
+    """A program with runc's command line, with a root directory and a bundle of its own.
+
+    With a `user` it is run by that, without privileges; `within` is a command that runs it, such as nsenter.
+    """
 
     program: str
     directory: Path
     ids: list[str] = field(default_factory=list)
+    user: int = 0
+    within: Sequence[str] = ()
 
     @property
     def root(self) -> Path:
@@ -38,7 +43,7 @@ class Runtime:
 
     @property
     def command(self) -> list[str]:
-        return [self.program, "--root", str(self.root)]
+        return [*as_user(self.user), *self.within, self.program, "--root", str(self.root)]
 
     def __call__(self, *words: str | Path, input: bytes = b"", env: Mapping[str, str] | None = None) -> Result:
         """Run a command to its end. What a container holds on to must be no pipe: see `detached`."""
@@ -76,11 +81,16 @@ class Runtime:
                 (rootfs / "bin" / applet).symlink_to("busybox")
         for old in [self.bundle / "config.json"]:
             old.unlink(missing_ok=True)
-        run(["runc", "spec", "--bundle", self.bundle]).check()
+        if self.user:
+            for path in (self.bundle, *self.bundle.rglob("*")):
+                os.chown(path, self.user, self.user, follow_symlinks=False)
+        rootless = ["--rootless"] if self.user else []
+        run([*as_user(self.user), "runc", "spec", *rootless, "--bundle", self.bundle]).check()
         document = json.loads((self.bundle / "config.json").read_text())
         document["process"] |= {"terminal": False, "args": list(args), **process}
         document["annotations"] = {"org.example.b": "<b&c>", "org.example.a": "1"}
-        document["linux"]["cgroupsPath"] = f"/{id}"
+        if not self.user:
+            document["linux"]["cgroupsPath"] = f"/{id}"
         (self.bundle / "config.json").write_text(json.dumps(document))
         return id
 

@@ -3,56 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
-from tests.harness.command import Result, run
+from tests.harness.command import run
 from tests.runc.command.runtime import Runtime
-
-# What is ours to say otherwise: runc's own text on the left.
-_OUR_WORDS = {
-    "Intel RDT/CAT: l3 cache schema is not enabled": "Intel RDT: the l3 cache schema is not supported by this runtime",
-    "No help topic for 'nonsense'\\n": "No help topic for 'nonsense'",
-}
-
-
-class _Transcript:
-    """Calls of one runtime, written down without what differs from run to run."""
-
-    def __init__(self, runtime: Runtime, id: str) -> None:
-        self._runtime = runtime
-        self._id = id
-        self.lines: list[str] = []
-
-    def call(self, *words: str, detached: bool = False, input: bytes = b"", cut: bool = False) -> Result:
-        """Run a command; `cut` keeps its output out of the transcript."""
-        result = self._runtime.detached(*words) if detached else self._runtime(*words, input=input)
-        text = "" if cut else result.text
-        self.lines.append(self._normal(f"{' '.join(words)}: {result.code}\n{text}{result.error_text}"))
-        return result
-
-    def _normal(self, text: str) -> str:
-        text = text.replace(self._id, "<id>").replace(str(self._runtime.directory), "<directory>")
-        text = text.replace(self._runtime.program, "runc").replace("wherry-runc: ", "runc: ")
-        # A time has as many digits as it takes, and a table's columns are as wide as that.
-        text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "<time>", text)
-        text = re.sub(r" {2,}", "  ", text)
-        text = re.sub(r'("pid": ?)[1-9]\d*', r"\1<pid>", text)
-        text = re.sub(r"^\[\d+\]$", "[<pid>]", text, flags=re.M)
-        text = re.sub(r"^ *\d+ sleep$", "<pid> sleep", text, flags=re.M)
-        text = re.sub(r"^((?:root|<id>) +)[1-9]\d*( .*)$", self._row, text, flags=re.M)
-        for theirs, own in _OUR_WORDS.items():
-            text = text.replace(theirs, own)
-        return re.sub(r"^Incorrect Usage.*?(?=^time=)", "<help>\n", text, flags=re.M | re.S)
-
-    @staticmethod
-    def _row(match: re.Match[str]) -> str:
-        return re.sub(r"\d\d:\d\d(:\d\d)?|\s+\d+\s+\d+(?= )", "<#>", " ".join(f"{match[1]}<pid>{match[2]}".split()))
+from tests.runc.command.transcript import Transcript
 
 
 def _life(runtime: Runtime) -> list[str]:
     id = runtime.configure("sleep", "1000")
-    at = _Transcript(runtime, id)
+    at = Transcript(runtime, id)
     call = at.call
     bundle = ("--bundle", str(runtime.bundle))
     call("list")
@@ -100,7 +60,7 @@ def _life(runtime: Runtime) -> list[str]:
     return at.lines
 
 
-def _while_it_runs(at: _Transcript, runtime: Runtime, id: str) -> None:
+def _while_it_runs(at: Transcript, runtime: Runtime, id: str) -> None:
     call = at.call
     for signal in ("nonsense", "SIGRTMIN", "0", "100", "-1", "WINCH", "sigcont", "SIGURG"):
         call("kill", id, signal)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.harness.command import run
+from tests.harness.command import as_user, run
 from tests.runc.command.runtime import Runtime
 from wherry.runc.command.features import MOUNT_OPTIONS
 from wherry.runc.command.log import _quoted
@@ -69,6 +70,17 @@ def test_log_file(ours: Runtime, runc: Runtime, form: str) -> None:
     assert logs[0] == logs[1]
 
 
+def test_log_of_one_whose_standard_error_takes_nothing(ours: Runtime, runc: Runtime) -> None:
+    """containerd's shim opens /dev/null for reading where nobody wants a container's output."""
+    for runtime in (ours, runc):
+        id, log = runtime.configure("absent-program"), runtime.directory / "log"
+        words = ["--log", str(log), "--log-format", "json", "create", "--bundle", str(runtime.bundle), id]
+        with open(os.devnull) as null:
+            created = subprocess.run([*runtime.command, *words], stdin=null, stdout=null, stderr=null, timeout=20)
+        assert created.returncode == 1
+        assert "executable file not found in $PATH" in json.loads(log.read_text().splitlines()[-1])["msg"]
+
+
 def test_log_exists_after_success(ours: Runtime) -> None:
     """Callers open it whatever came of the call."""
     log = ours.directory / "log"
@@ -96,6 +108,5 @@ def test_root_of_a_user(ours: Runtime) -> None:
     """Without --root: a directory that is not runc's, which whoever tidies up leaves alone."""
     with tempfile.TemporaryDirectory(prefix="wherry-command-") as directory:
         os.chmod(directory, 0o777)
-        setpriv = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
-        run([*setpriv, ours.program, "list"], env={"XDG_RUNTIME_DIR": directory}).check()
+        run([*as_user(65534), ours.program, "list"], env={"XDG_RUNTIME_DIR": directory}).check()
         assert os.stat(f"{directory}/wherry-runc").st_mode & 0o7777 == 0o1700

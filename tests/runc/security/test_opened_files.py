@@ -16,8 +16,8 @@ from tests.runc.security.laboratory import Laboratory
 
 #: All that is opened: the root itself (for read-only mounts and terminals), and the one file that says a user's home.
 _ALLOWED = {"/", "/etc/passwd"}
-#: By a descriptor of the host's proc: sysctls, labels, what is held already.
-_PROC = re.compile(r"openat2?\(\d+, \"(sys/|\d+/attr/|\d+/fd/)")
+#: By a descriptor of the host's proc: sysctls, labels, what is held already, whether groups may be set.
+_PROC = re.compile(r"openat2?\(\d+, \"(sys/|\d+/attr/|\d+/fd/|\d+/setgroups)")
 #: Only named, to be looked at or changed as a mount.
 _NAMED = re.compile(r"openat2?\(.*\bO_PATH\b")
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sys
 import time
 
 from wherry.errors import InvalidArgument
@@ -62,7 +61,7 @@ class Log:
         """Write the reason for the end: to the file, and for whoever called to standard error."""
         self.error(message)
         if self._fd != 2:
-            sys.stderr.write(f"{message}\n")
+            _write(2, message)
 
     def _write(self, level: str, message: str) -> None:
         if self._json:
@@ -74,10 +73,14 @@ class Log:
             line = f"\x1b[{colour}m{letters}\x1b[0m[{int(time.monotonic() - self._began):04d}] {message}"
         else:
             line = f'time="{_now()}" level={level} msg={_quoted(message)}'
-        try:
-            os.write(self._fd, f"{line}\n".encode(errors="surrogateescape"))
-        except OSError:
-            return  # a full disk, a reader that has gone: the exit code is left to tell
+        _write(self._fd, line)
+
+
+def _write(fd: int, line: str) -> None:
+    try:
+        os.write(fd, f"{line}\n".encode(errors="surrogateescape"))
+    except OSError:
+        return  # a full disk, a reader that has gone, one that never was: the exit code is left to tell
 
 
 def _now() -> str:

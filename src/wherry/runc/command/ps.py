@@ -32,6 +32,8 @@ def run(call: Call) -> int:
     if call.settings.is_rootless():
         call.settings.log.warning("ps shows what there is in the container's cgroup: without one of its own, too much")
     pids = container.pids()
+    if not pids and container.pid:
+        raise Unknown("unable to get all container pids: it has no cgroup of its own")
     form = call.values.text("format")
     if form == "json":
         sys.stdout.write(encode(pids or None) + "\n")
