@@ -41,12 +41,12 @@ bench: | test-packages $(VENV)/.installed-dev
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/exec_latency.py
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/many_containers.py
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/runtime_lifecycle.py
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/runtime_commands.py
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/lifecycles.py
 
 .PHONY: runtime test-packages
 runtime:
 	@tools/require_packages.sh $(RUN_PACKAGES)
-	@command -v runc >/dev/null || tools/require_packages.sh runc
 
 test-packages:
 	@tools/require_packages.sh $(TEST_PACKAGES)

@@ -9,8 +9,8 @@
  *                                                         being /dev/null; the nanoseconds of each as a line
  *
  * With --cgroup the process is in PATH below the top of every hierarchy that there is, v1's as v2's, and has the device
- * rules; without, it stays in its parent's. The process is moved while it mounts: the kernel lets the first write to a
- * cgroup.procs wait for an RCU grace period.
+ * rules; without, it stays in its parent's. It is born in v2's and gets into v1's by itself: who moves another process
+ * waits for an RCU grace period.
  *
  * cc -O2 -static -o limit limit.c
  */
@@ -42,6 +42,7 @@
 
 static char *hierarchies[MOST_HIERARCHIES]; /* the container's directory in each */
 static int hierarchy_count, serving;
+static const char *unified; /* that of v2 among them */
 static const char *root;
 static char **program;
 
@@ -138,6 +139,8 @@ static void find_hierarchies(const char *cgroup)
         if (dash == NULL || sscanf(line, "%*s %*s %*s %*s %2047s", point) != 1 || hierarchy_count == MOST_HIERARCHIES)
             continue;
         must(asprintf(&hierarchies[hierarchy_count], "%s%s", point, cgroup) > 0, "memory");
+        if (!strncmp(dash, " - cgroup2 ", strlen(" - cgroup2 ")))
+            unified = hierarchies[hierarchy_count];
         make_directories(hierarchies[hierarchy_count++]); /* those above are no container's */
     }
     fclose(file);
@@ -176,13 +179,11 @@ static void make_cgroups(void)
     }
 }
 
-static void join_cgroups(pid_t pid)
+static void enter_cgroups(void)
 {
-    char text[16];
-
-    snprintf(text, sizeof text, "%d", pid);
     for (int i = 0; i < hierarchy_count; i++)
-        put(hierarchies[i], "cgroup.procs", text);
+        if (hierarchies[i] != unified)
+            put(hierarchies[i], "tasks", "0");
 }
 
 static void remove_cgroups(void)
@@ -289,12 +290,12 @@ static void be_process(int channel)
     if (serving)
         take_streams();
     umask(0);
+    enter_cgroups();
     setsid();
     take_keyring();
     bring_up_loopback();
     enter_root();
     take_identity();
-    must(read(channel, &byte, 1) == 1, "cgroup"); /* it is in its cgroup */
     must(write(channel, &byte, 1) == 1, "ready");
     must(read(channel, &byte, 1) == 1, "start");
     snprintf(path, sizeof path, strchr(program[0], '/') ? "%s" : "/bin/%s", program[0]);
@@ -317,15 +318,20 @@ static int container(void)
     char byte = 0;
 
     make_cgroups();
+    if (unified != NULL) {
+        arguments.cgroup = open(unified, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        must((int)arguments.cgroup >= 0, unified);
+        arguments.flags |= CLONE_INTO_CGROUP;
+    }
     must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0, "socketpair");
     pid_t pid = syscall(SYS_clone3, &arguments, sizeof arguments);
     must(pid >= 0, "clone3");
     if (pid == 0)
         be_process(ends[1]);
     close(ends[1]);
+    if (unified != NULL)
+        close(arguments.cgroup);
     must(prlimit(pid, RLIMIT_NOFILE, &files, NULL) == 0, "prlimit");
-    join_cgroups(pid);
-    must(write(ends[0], &byte, 1) == 1, "channel");
     must(read(ends[0], &byte, 1) == 1, "the process ended"); /* created */
     must(write(ends[0], &byte, 1) == 1, "channel");          /* started */
     must(waitpid(pid, &status, 0) == pid, "waitpid");

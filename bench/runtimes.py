@@ -71,8 +71,11 @@ class Laboratory:
 
     def runtime(self, *command: str) -> list[str]:
         """Return the command with which another runtime runs the bundle from beginning to end."""
-        root = self.place / os.path.basename(command[0])
-        return [*command, "--root", str(root), "run", "--bundle", str(self.bundle), ID]
+        return [*self.program(*command), "run", "--bundle", str(self.bundle), ID]
+
+    def program(self, *command: str) -> list[str]:
+        """Return the beginning of any command of another runtime, with its state in this directory."""
+        return [*command, "--root", str(self.place / os.path.basename(command[0]))]
 
     @property
     def wherry_runc(self) -> list[str]:

@@ -20,16 +20,20 @@ def lifecycle(root: str, id: str, bundle: str, stdout: int) -> int:
         creation.begin()
         while not creation.advance():
             continue
-        creation.finish()
-    container = Container.load(root, id)
+        container = creation.finish()
+    container = _current(container, root)
     container.start()
     status = container.wait()
-    Container.load(root, id).delete()
+    _current(container, root).delete()
     taken = time.perf_counter_ns() - began
     os.close(null)
     if status:
         raise SystemExit(f"exit status {status}")
     return taken
+
+
+def _current(container: Container, root: str) -> Container:
+    return container if container.is_current() else Container.load(root, container.id)
 
 
 def main(arguments: dict[str, Any], fds: list[int]) -> None:

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "rpc": {"ttrpc", "protobuf", "api", "identifiers", "errors"},
     "zygote": {"startup", "linux", "errors"},
     "oci": {"errors", "linux"},
-    "runc": {"oci", "linux", "errors"},
+    "runc": {"startup", "oci", "linux", "errors"},
     "shim": {
         "completion",
         "startup",

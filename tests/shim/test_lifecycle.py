@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.shim import bundle as bundles
 from tests.shim.lab import Container, Lab, Reader, eventually
 from tests.shim.peers import Ours, OursV1, OursV3, Shim
 from wherry.api import typeurl
@@ -19,24 +20,29 @@ from wherry.api.runtime.runc.v1.options_pb2 import Options
 from wherry.api.types.types_pb2 import Mount
 from wherry.api.wellknown_pb2 import Any as AnyMessage
 from wherry.errors import AlreadyExists, Error, InvalidArgument, NotFound
+from wherry.shim.record import BUILTIN
 
 OURS = pytest.mark.parametrize("kind", [Ours, OursV3, OursV1])
+RUNTIMES = pytest.mark.parametrize("runtime", ["wherry-runc", "runc", "crun"])
 
 
-def _runtime(container: Container, binary: str) -> dict[str, Any]:
-    """Return the fields of a create request that choose a runtime."""
+def _runtime(container: Container, name: str, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Return the fields of a create request that choose a runtime; our own is chosen by naming none."""
+    if name == BUILTIN:
+        return {}
+    binary = request.getfixturevalue(name)
     if container.v1:
         return {"runtime": binary}
     return {"options": typeurl.pack(Options(binary_name=binary))}
 
 
 @OURS
-@pytest.mark.parametrize("runtime", ["runc", "crun"])
+@RUNTIMES
 async def test_output_and_status(lab: Lab, kind: type[Shim], runtime: str, request: pytest.FixtureRequest) -> None:
     container = await lab.shim(kind, "sh", "-c", "echo out; echo err >&2; exit 42")
     out, err = container.fifo("out"), container.fifo("err")
     stdout, stderr = Reader(out), Reader(err)
-    chosen = _runtime(container, request.getfixturevalue(runtime))
+    chosen = _runtime(container, runtime, request)
     assert await container.run_to_end(stdout=out, stderr=err, **chosen) == 42
     assert await stdout.ended() == b"out\n"
     assert await stderr.ended() == b"err\n"
@@ -44,10 +50,10 @@ async def test_output_and_status(lab: Lab, kind: type[Shim], runtime: str, reque
 
 
 @OURS
-@pytest.mark.parametrize("runtime", ["runc", "crun"])
+@RUNTIMES
 async def test_all_operations(lab: Lab, kind: type[Shim], runtime: str, request: pytest.FixtureRequest) -> None:
     container = await lab.shim(kind, "sleep", "1000")
-    pid = await container.create(**_runtime(container, request.getfixturevalue(runtime)))
+    pid = await container.create(**_runtime(container, runtime, request))
     assert (await container.state()).pid == pid
     await container.start()
     await container.pause()
@@ -147,6 +153,16 @@ async def test_a_wait_ends_when_a_container_that_never_ran_is_deleted(lab: Lab) 
     await asyncio.sleep(0.05)
     await container.delete()
     assert (await wait).exit_status == 0
+    await container.end_shim()
+
+
+async def test_a_container_that_never_ran_is_deleted_with_its_execs(lab: Lab) -> None:
+    container = await lab.shim(Ours, "sleep", "1000")
+    await container.create()
+    await container.exec("e", "sleep", "1000")
+    await container.start("e")
+    # Init ends only when the shim has collected the exec: it must not wait for the one and forget the other.
+    await container.delete()
     await container.end_shim()
 
 
@@ -319,3 +335,57 @@ async def test_no_descriptor_is_lost(lab: Lab) -> None:
             before = keeper.shim.descriptors()
     assert keeper.shim.descriptors() == before
     await keeper.end_shim()
+
+
+@pytest.mark.parametrize("tracer", [False, True])
+async def test_execs_by_the_shim_itself(lab: Lab, tracer: bool) -> None:
+    """With the built-in runtime: execs into a container that may trace them are made by a process in between."""
+    more = ["CAP_SYS_PTRACE"] if tracer else []
+    document = bundles.spec(lab.namespace, lab.names.id("c"), ("sleep", "1000"))
+    capabilities = document["process"]["capabilities"]
+    document["process"]["capabilities"] = {kind: [*names, *more] for kind, names in capabilities.items()}
+    container = await lab.shim(Ours, spec=document)
+    await container.create()
+    await container.start()
+    before = container.shim.descriptors()
+    for round in range(3):
+        names = [f"e{round}-{number}" for number in range(6)]
+        for number, name in enumerate(names):
+            await container.exec(name, "sh", "-c", f"exit {number}")
+        pids = await asyncio.gather(*[container.start(name) for name in names])
+        assert len(set(pids)) == len(names)
+        statuses = [(await container.wait(name)).exit_status for name in names]
+        assert statuses == list(range(len(names)))
+        for name in names:
+            await container.delete(name)
+    with pytest.raises(Error, match=r"no-such-program.*not found"):
+        await container.exec("bad", "no-such-program")
+        await container.start("bad")
+    await container.delete("bad")
+    await container.exec("sleeper", "sleep", "1000")
+    pid = await container.start("sleeper")
+    assert pid in [process.pid for process in await container.pids()]
+    await container.kill(9, "sleeper")
+    assert (await container.wait("sleeper")).exit_status == 137
+    await container.delete("sleeper")
+    children = Path(f"/proc/{container.shim.pid}/task/{container.shim.pid}/children").read_text().split()
+    assert len(children) == 1 and container.shim.descriptors() == before
+    await container.stop()
+    await container.end_shim()
+
+
+async def test_filters_by_the_shim_itself(lab: Lab) -> None:
+    """What compiles them has been imported before: the package may be another one when it is needed."""
+    document = bundles.spec(lab.namespace, lab.names.id("c"), ("sleep", "1000"))
+    number = 1 + os.getpid() % 1000  # so that it is in no cache
+    rule = {"names": ["umount2"], "action": "SCMP_ACT_ERRNO", "errnoRet": number}
+    document["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}
+    container = await lab.shim(Ours, spec=document)
+    await container.create()
+    await container.start()
+    await container.exec("e", "grep", "-q", "Seccomp:.2", "/proc/self/status")
+    await container.start("e")
+    assert (await container.wait("e")).exit_status == 0
+    await container.delete("e")
+    await container.stop()
+    await container.end_shim()

@@ -49,6 +49,19 @@ async def test_a_write_that_fails_undoes_itself_alone(database: Database) -> Non
     assert names(database) == [f"n{number}" for number in range(10)]
 
 
+async def test_only_what_must_last_waits_for_the_disk(database: Database) -> None:
+    def level(connection: sqlite3.Connection) -> int:
+        found: int = connection.execute("PRAGMA synchronous").fetchone()[0]
+        return found
+
+    normal, full = 1, 2
+    assert await database.write(level) == full
+    assert await database.write(level, lasts=False) == normal
+    # One that must last takes along those that are committed with it.
+    both = await asyncio.gather(database.write(level, lasts=False), database.write(level))
+    assert both[1] == full
+
+
 async def test_a_write_whose_caller_goes_away(database: Database) -> None:
     task = asyncio.create_task(write(database, "kept"))
     await asyncio.sleep(0)

@@ -20,8 +20,9 @@ from wherry.api.services.leases.v1 import leases_pb2
 from wherry.api.services.snapshots.v1 import snapshots_pb2 as api
 from wherry.api.wellknown_pb2 import FieldMask
 from wherry.errors import AlreadyExists, InvalidArgument, NotFound
-from wherry.linux.mount import Mount
+from wherry.linux.mount import Mount, read_only
 from wherry.linux.tree import usage
+from wherry.store.snapshots.snapshotter import VOLATILE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 
@@ -299,6 +300,26 @@ async def test_what_is_mounted(name: str, stores: Stores) -> None:
     # The root of what is mounted is the new snapshot's own directory: it must look as its parent's did.
     root = Path(mounts[0].source if name == NATIVE else mounts[0].options[-2].removeprefix("upperdir="))
     assert (root.stat().st_uid, root.stat().st_gid, root.stat().st_mode & 0o7777) == (2, 2, 0o752)
+
+
+@pytest.mark.parametrize("name", [OVERLAYFS, NATIVE])
+async def test_a_volatile_snapshot(name: str, stores: Stores) -> None:
+    """Its mount syncs nothing when it goes; the parent's do, and so does what it is committed as."""
+    filled = Filled(stores, name)
+    await filled.fill()
+    snapshotter, at = filled.snapshotter, stores.directory / "at"
+    (mount,) = await snapshotter.prepare("n", "volatile", "layer2", {VOLATILE: "true"})
+    assert ("volatile" in mount.options) == (name == OVERLAYFS)
+    assert snapshotter.mounts("n", "volatile") == [mount]
+    assert set(shown([mount], at)) == {"file2", "changed"}
+    assert set(shown(read_only([mount]), at)) == {"file2", "changed"}
+    await snapshotter.commit("n", "layer3", "volatile")
+    assert "volatile" not in (await snapshotter.prepare("n", "next", "layer3"))[0].options
+    assert set(shown(snapshotter.mounts("n", "next"), at)) == {"file2", "changed"}
+    await snapshotter.prepare("n", "gone", "layer2", {VOLATILE: "true"})
+    await snapshotter.remove("n", "gone")
+    with pytest.raises(NotFound):
+        snapshotter.mounts("n", "gone")
 
 
 async def test_usage_is_what_du_says(stores: Stores) -> None:

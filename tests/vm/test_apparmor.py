@@ -41,10 +41,17 @@ def profile(tmp_path: Path) -> Iterator[str]:
     assert name not in _PROFILES.read_text()
 
 
-async def _confined(lab: Lab, kind: type[Shim], profile: str) -> tuple[str, str]:
-    """Return what a container and an exec in it, both confined, say of themselves and may write."""
+async def _confined(lab: Lab, kind: type[Shim], profile: str, *more: str) -> tuple[str, str]:
+    """Return what a container and an exec in it, both confined, say of themselves and may write.
+
+    The container has `more` capabilities.
+    """
     tries = "cat /proc/self/attr/current; echo 1 >/dev/allowed && cat /dev/allowed; echo 2 >/dev/denied; echo $?"
-    container = await lab.shim(kind, "sh", "-c", f"{tries}; sleep 1000", apparmor=profile)
+    command = ("sh", "-c", f"{tries}; sleep 1000")
+    spec = bundle.spec(lab.namespace, lab.names.id("c"), command, apparmor=profile)
+    sets = spec["process"]["capabilities"]
+    spec["process"]["capabilities"] = {name: [*has, *more] for name, has in sets.items()}
+    container = await lab.shim(kind, spec=spec)
     out, err, exec_out, exec_err = (container.fifo(name) for name in ("out", "err", "exec-out", "exec-err"))
     screen, errors, exec_screen, _ = (Reader(fifo) for fifo in (out, err, exec_out, exec_err))
     await container.create(stdout=out, stderr=err)
@@ -64,6 +71,8 @@ async def test_profile(lab: Lab, profile: str) -> None:
     ours = await _confined(lab, Ours, profile)
     assert ours == (f"{profile} (enforce)\n1\n1\n",) * 2
     assert await _confined(lab, StockV2, profile) == ours
+    # What is exec'ed is a copy of a process that was given the profile.
+    assert await _confined(lab, Ours, profile, "CAP_SYS_PTRACE") == ours
 
 
 async def test_profile_that_is_not_loaded(lab: Lab) -> None:
@@ -75,5 +84,5 @@ async def test_profile_that_is_not_loaded(lab: Lab) -> None:
             await container.create()
         answers.append(failure.value.message)
         await container.end_shim()
-    assert answers[0] == answers[1]
-    assert "apparmor" in answers[0]
+    assert "unable to apply apparmor profile" in answers[0]
+    assert f"apparmor profile '{name}': there is no such profile" in answers[1]

@@ -19,6 +19,7 @@ import pytest
 
 from tests.harness.daemon import alive
 from tests.shim.lab import eventually
+from wherry.daemon.server import ZYGOTE_TARGETS
 from wherry.errors import Unavailable, Unknown
 from wherry.zygote.__main__ import WARM_ROUNDS
 from wherry.zygote.client import Child, Zygote
@@ -299,3 +300,43 @@ async def test_a_refused_fork_is_told_and_the_zygote_lives_on(zygote: Zygote) ->
     assert (await report(zygote))["arguments"] == {}
     assert zygote.pid == pid
     assert (await report(zygote, WARMED))["counter"] == WARM_ROUNDS + 1
+
+
+def _memory(pid: int) -> dict[str, int]:
+    """Return what a process has, in KiB, shared with children or not: proc(5), smaps_rollup and status."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    lines += [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmSize")]
+    return {name: int(line.split()[1]) for line in lines if (name := line.split(":")[0]) in _SIZES}
+
+
+_SIZES = ("Rss", "Anonymous", "Swap", "VmSize")
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.long)])
+async def test_a_zygote_does_not_grow(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the daemon's own targets, whose warming every child goes through."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    zygote = await Zygote.start((*ZYGOTE_TARGETS, ENDING))
+    try:
+
+        def look() -> dict[str, Any]:
+            children = Path(f"/proc/{zygote.pid}/task/{zygote.pid}/children").read_text().split()
+            held = len(os.listdir(f"/proc/{zygote.pid}/fd"))
+            return {**_memory(zygote.pid), "fds": held, "children": children}
+
+        for _ in range(50):
+            await ended(await zygote.fork(ENDING, {}))
+        await eventually(lambda: bool(children_named(zygote.pid)))
+        pid, before = zygote.pid, look()
+        for _ in range(count):
+            await ended(await zygote.fork(ENDING, {}))
+        await eventually(lambda: bool(children_named(zygote.pid)) and look()["fds"] <= before["fds"])
+        after = look()
+        print(f"after {count} forks: {before} {after}")
+        assert zygote.pid == pid
+        assert after["children"] == before["children"] == []
+        # A page here and there, whatever the number of forks.
+        assert all(after[name] - before[name] <= 64 for name in _SIZES), (before, after)
+    finally:
+        await zygote.close()

@@ -50,7 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--pids-limit", type=int, default=0, metavar="N", help="limit processes and threads")
     add("-l", "--label", action="append", default=[], metavar="KEY=VALUE", help="label the container")
     add("--runtime", default=RunOptions().runtime, help="the shim's runtime name (default: %(default)s)")
-    add("--runc-binary", default="", metavar="PATH", help="the OCI runtime (default: runc)")
+    add(
+        "--runc-binary",
+        default="",
+        metavar="PATH",
+        help="the OCI runtime (default: the daemon's own)",
+    )
     add("--snapshotter", default="", help="the snapshotter (default: overlayfs)")
     add("--rootfs", action="store_true", help="IMAGE is a directory to run as it is")
     add("--entrypoint", metavar="PROGRAM", help="run this instead of the image's entrypoint")
@@ -153,6 +158,7 @@ def _wanted(options: argparse.Namespace) -> RunOptions:
     wanted.memory = size_in_bytes(options.memory) if options.memory else 0
     wanted.cpus = _positive("--cpus", options.cpus)
     wanted.pids_limit = int(_positive("--pids-limit", options.pids_limit))
+    wanted.volatile = options.rm
     wanted.runtime = options.runtime
     wanted.runc_binary = options.runc_binary
     wanted.snapshotter = options.snapshotter

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 from wherry.api.services.tasks.v1 import tasks_pb2
 from wherry.client.stdio import Fifos, Streams
-from wherry.client.terminal import RawTerminal, size
+from wherry.linux import signals
 from wherry.rpc.service import Method
 
 TYPE_CHECKING = False
@@ -19,17 +18,18 @@ if TYPE_CHECKING:
 
     from wherry.client.client import Client
     from wherry.client.connection import BlockingChannel
+    from wherry.client.terminal import RawTerminal
 
 #: What is passed on. The others end us, or belong to the terminal's job control.
 _FORWARDED = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGCONT,
-    signal.SIGALRM,
+    signals.SIGINT,
+    signals.SIGTERM,
+    signals.SIGHUP,
+    signals.SIGQUIT,
+    signals.SIGUSR1,
+    signals.SIGUSR2,
+    signals.SIGCONT,
+    signals.SIGALRM,
 )
 
 #: Seconds for the output of a process that has ended to arrive.
@@ -49,19 +49,22 @@ class Attached:
         self._id = id
         self._exec_id = exec_id
         self._wants_stdin = stdin
-        self._terminal = terminal
         self.fifos = Fifos(exec_id or id, stdin=stdin, terminal=terminal)
         self._streams = Streams(channel, self.fifos)
-        self._raw = RawTerminal(0)
+        self._raw: RawTerminal | None = None
+        if terminal:
+            from wherry.client.terminal import RawTerminal
+
+            self._raw = RawTerminal(0)
         self._signals: list[int] = []
-        self._saved: dict[int, object] = {}
+        self._saved: dict[int, signals.Handler] = {}
         self._wakeup: tuple[int, int] | None = None
 
     def __enter__(self) -> Attached:
         try:
             self._streams.open_outputs(1, 2)
             self._catch_signals()
-            if self._terminal:
+            if self._raw is not None:
                 self._raw.__enter__()
         except BaseException:
             self.__exit__(None, None, None)
@@ -71,7 +74,8 @@ class Attached:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._raw.__exit__(kind, error, traceback)
+        if self._raw is not None:
+            self._raw.__exit__(kind, error, traceback)
         self._release_signals()
         self._streams.close()
         self.fifos.remove()
@@ -79,8 +83,7 @@ class Attached:
     def started(self) -> None:
         """Say that the process runs: its ends are open, its terminal has a size, its input can flow."""
         self._streams.opened()
-        if self._terminal:
-            self._resize()
+        self._resize()
         if self._wants_stdin:
             self._streams.open_input(0, self._close_stdin)
 
@@ -98,8 +101,8 @@ class Attached:
     def _catch_signals(self) -> None:
         read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._wakeup = read, write
-        for number in (*_FORWARDED, signal.SIGWINCH):
-            self._saved[number] = signal.signal(number, self._handle)
+        for number in (*_FORWARDED, signals.SIGWINCH):
+            self._saved[number] = signals.handle(number, self._handle)
         self._channel.add_reader(read, self._forward)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
@@ -118,14 +121,14 @@ class Attached:
             return
         while self._signals:
             number = self._signals.pop(0)
-            if number == signal.SIGWINCH:
+            if number == signals.SIGWINCH:
                 self._resize()
             else:
                 self._send("Kill", tasks_pb2.KillRequest(container_id=self._id, exec_id=self._exec_id, signal=number))
 
     def _release_signals(self) -> None:
         for number, handler in self._saved.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signals.handle(number, handler)
         self._saved.clear()
         if self._wakeup is not None:
             self._channel.remove_reader(self._wakeup[0])
@@ -134,8 +137,11 @@ class Attached:
             self._wakeup = None
 
     def _resize(self) -> None:
-        window = size(0) or size(1)
-        if self._terminal and window is not None:
+        if self._raw is None:
+            return
+        from wherry.client.terminal import size
+
+        if (window := size(0) or size(1)) is not None:
             columns, rows = window
             request = tasks_pb2.ResizePtyRequest(
                 container_id=self._id, exec_id=self._exec_id, width=columns, height=rows

@@ -5,7 +5,6 @@ The coroutines await nothing but the channel, so they run over every channel.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 
@@ -17,6 +16,7 @@ from wherry.api.typeurl import SPEC, pack
 from wherry.api.wellknown_pb2 import Any
 from wherry.client.rootfs import read_files
 from wherry.errors import AlreadyExists, Error, FailedPrecondition, InvalidArgument, NotFound
+from wherry.oci import json_text
 from wherry.oci import spec as oci_spec
 from wherry.oci.manifest import chain_ids
 from wherry.oci.user import resolve
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 RUNTIME = "io.containerd.runc.v2"
 RUNTIME_V1 = "io.containerd.runtime.v1.linux"
+
+#: wherryd's snapshotters know it, and to others it is a label like any.
+VOLATILE = "wherry/volatile"
 
 #: Marks containers whose image's config names another signal than SIGTERM to stop with.
 STOP_SIGNAL_LABEL = "io.containerd.image.config.stop-signal"
@@ -80,6 +83,8 @@ class RunOptions:
         self.memory = 0
         self.cpus = 0.0
         self.pids_limit = 0
+        #: Whether the container is removed at its end, so that what it writes to its root need not last.
+        self.volatile = False
         self.runtime = RUNTIME
         self.runc_binary = ""
         self.snapshotter = ""
@@ -125,7 +130,7 @@ async def create_container(client: Client, image: str, options: RunOptions, timi
     chain = chains[-1] if chains else ""
     async with client.leases.hold() as lease:
         snapshots = client.snapshots(options.snapshotter, lease.id)
-        labels: Mapping[str, str] = {}
+        labels = {VOLATILE: "true"} if options.volatile else {}
         try:
             mounts = await snapshots.prepare(id, chain, labels)
         except NotFound:
@@ -238,7 +243,7 @@ async def _store(
         image=image,
         labels=labels,
         runtime=containers_pb2.Container.Runtime(name=options.runtime, options=_runtime_options(options)),
-        spec=Any(type_url=SPEC, value=json.dumps(spec, separators=(",", ":")).encode()),
+        spec=Any(type_url=SPEC, value=json_text.dumps(spec, colon=":", comma=",").encode()),
         snapshotter=snapshotter,
         snapshot_key=id if snapshotter else "",
     )
@@ -317,7 +322,7 @@ class Task:
             stdout=stdout,
             stderr=stderr,
             terminal=terminal,
-            spec=Any(type_url=PROCESS, value=json.dumps(process).encode()),
+            spec=Any(type_url=PROCESS, value=json_text.dumps(process).encode()),
         )
         await self.client.tasks.exec(request, metadata=self.client.metadata)
 

@@ -6,7 +6,6 @@ import fcntl
 import os
 import struct
 import termios
-import tty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +21,8 @@ class RawTerminal:
 
     def __enter__(self) -> RawTerminal:
         if os.isatty(self._fd):
+            import tty
+
             self._saved = termios.tcgetattr(self._fd)
             tty.setraw(self._fd, termios.TCSANOW)
         return self

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 from struct import Struct, pack, unpack_from
 
+from wherry.linux import foreign
 from wherry.linux.libc import check, libc
 
 TYPE_CHECKING = False
@@ -36,14 +36,14 @@ _LOG_SIZE = 1 << 16
 _MOST_PROGRAMS = 64
 
 
-def _bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
+def _bpf(command: int, attributes: foreign.Array[foreign.c_char]) -> int:
     return check(
-        libc.syscall(ctypes.c_long(_NUMBER), ctypes.c_int(command), attributes, ctypes.c_uint(len(attributes)))
+        libc.syscall(foreign.c_long(_NUMBER), foreign.c_int(command), attributes, foreign.c_uint(len(attributes)))
     )
 
 
-def _attributes(data: bytes) -> ctypes.Array[ctypes.c_char]:
-    return ctypes.create_string_buffer(data, len(data))
+def _attributes(data: bytes) -> foreign.Array[foreign.c_char]:
+    return foreign.create_string_buffer(data, len(data))
 
 
 def load_device_program(instructions: bytes) -> int:
@@ -51,11 +51,11 @@ def load_device_program(instructions: bytes) -> int:
 
     OSError: EPERM without CAP_BPF or CAP_SYS_ADMIN; with the verifier's words if it refuses the program.
     """
-    code = ctypes.create_string_buffer(instructions, len(instructions))
-    licence = ctypes.create_string_buffer(b"Apache-2.0")
+    code = foreign.create_string_buffer(instructions, len(instructions))
+    licence = foreign.create_string_buffer(b"Apache-2.0")
 
-    def load(log: ctypes.Array[ctypes.c_char] | None) -> int:
-        level, size, where = (1, len(log), ctypes.addressof(log)) if log is not None else (0, 0, 0)
+    def load(log: foreign.Array[foreign.c_char] | None) -> int:
+        level, size, where = (1, len(log), foreign.addressof(log)) if log is not None else (0, 0, 0)
         count = len(instructions) // 8
         return _bpf(
             _PROG_LOAD,
@@ -63,8 +63,8 @@ def load_device_program(instructions: bytes) -> int:
                 _LOAD.pack(
                     _PROG_TYPE_CGROUP_DEVICE,
                     count,
-                    ctypes.addressof(code),
-                    ctypes.addressof(licence),
+                    foreign.addressof(code),
+                    foreign.addressof(licence),
                     level,
                     size,
                     where,
@@ -80,7 +80,7 @@ def load_device_program(instructions: bytes) -> int:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EACCES):
             raise
-        log = ctypes.create_string_buffer(_LOG_SIZE)
+        log = foreign.create_string_buffer(_LOG_SIZE)
         try:
             return load(log)
         except OSError as again:
@@ -115,14 +115,14 @@ def count_device_programs(cgroup: int) -> int:
     return len(programs)
 
 
-def _target(cgroup: int, program: int, flags: int, replaced: int = 0) -> ctypes.Array[ctypes.c_char]:
+def _target(cgroup: int, program: int, flags: int, replaced: int = 0) -> foreign.Array[foreign.c_char]:
     return _attributes(pack("=IIIII", cgroup, program, _CGROUP_DEVICE, flags, replaced))
 
 
 def _device_programs(cgroup: int) -> list[int]:
     """Return descriptors of the programs that a cgroup itself has."""
-    ids = ctypes.create_string_buffer(4 * _MOST_PROGRAMS)
-    query = _attributes(pack("=IIIIQII", cgroup, _CGROUP_DEVICE, 0, 0, ctypes.addressof(ids), _MOST_PROGRAMS, 0))
+    ids = foreign.create_string_buffer(4 * _MOST_PROGRAMS)
+    query = _attributes(pack("=IIIIQII", cgroup, _CGROUP_DEVICE, 0, 0, foreign.addressof(ids), _MOST_PROGRAMS, 0))
     _bpf(_PROG_QUERY, query)
     (count,) = unpack_from("=I", query.raw, 24)
     found: list[int] = []

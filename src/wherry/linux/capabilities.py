@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 from struct import Struct
 
+from wherry.linux import foreign
 from wherry.linux.capability_names import CAPABILITIES
 from wherry.linux.libc import check, libc
 
@@ -68,7 +68,7 @@ def set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
     """Set this thread's sets, capset(2). Raises OSError (EPERM for what it may not have)."""
     sets = effective, permitted, inheritable
     data = _DATA.pack(*(each & 0xFFFFFFFF for each in sets), *(each >> 32 for each in sets))
-    check(libc.capset(ctypes.c_char_p(_HEADER), ctypes.c_char_p(data)))
+    check(libc.capset(foreign.c_char_p(_HEADER), foreign.c_char_p(data)))
 
 
 def drop_bounding(keep: int) -> None:
@@ -104,5 +104,5 @@ def keep_capabilities(on: bool) -> None:
 
 
 def _prctl(option: int, *arguments: int) -> int:
-    values = [ctypes.c_ulong(each) for each in (*arguments, 0, 0, 0, 0)[:4]]
-    return int(libc.prctl(ctypes.c_int(option), *values))
+    values = [foreign.c_ulong(each) for each in (*arguments, 0, 0, 0, 0)[:4]]
+    return int(libc.prctl(foreign.c_int(option), *values))

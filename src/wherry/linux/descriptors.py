@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-
+from wherry.linux import foreign
 from wherry.linux.libc import check, libc
 
 _SYS_CLOSE_RANGE = 436  # the same on every architecture
@@ -16,5 +15,5 @@ _CLOEXEC = 4
 def close_range(first: int, last: int = _LAST, *, on_exec: bool = False) -> None:
     """Close the descriptors of a range, both ends included, that are open; `on_exec` only then. OSError. Linux 5.11."""
     if first <= last:
-        number, flags = ctypes.c_long(_SYS_CLOSE_RANGE), ctypes.c_uint(_CLOEXEC if on_exec else 0)
-        check(libc.syscall(number, ctypes.c_uint(first), ctypes.c_uint(last), flags))
+        number, flags = foreign.c_long(_SYS_CLOSE_RANGE), foreign.c_uint(_CLOEXEC if on_exec else 0)
+        check(libc.syscall(number, foreign.c_uint(first), foreign.c_uint(last), flags))

@@ -5,10 +5,10 @@ fsopen(2), fsmount(2), open_tree(2), mount_setattr(2), move_mount(2).
 
 from __future__ import annotations
 
-import ctypes
 import os
 from struct import Struct
 
+from wherry.linux import foreign
 from wherry.linux.libc import check, libc
 
 TYPE_CHECKING = False
@@ -110,7 +110,7 @@ def _syscall(number: int, *arguments: int | bytes | None) -> int:
 
 def _call(number: int, *arguments: int | bytes | None) -> int:
     converted = [
-        ctypes.c_char_p(argument) if argument is None or isinstance(argument, bytes) else ctypes.c_long(argument)
+        foreign.c_char_p(argument) if argument is None or isinstance(argument, bytes) else foreign.c_long(argument)
         for argument in arguments
     ]
-    return int(libc.syscall(ctypes.c_long(number), *converted))
+    return int(libc.syscall(foreign.c_long(number), *converted))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 
+from wherry.linux import foreign
 from wherry.linux.libc import check, libc
 from wherry.linux.syscalls import KEYCTL
 
@@ -23,17 +23,17 @@ def join_session_keyring(name: str) -> int:
 
     Raises OSError: ENOSYS without keyrings in the kernel, EDQUOT for a user that has too many.
     """
-    return _keyctl(_KEYCTL_JOIN_SESSION_KEYRING, ctypes.c_char_p(os.fsencode(name)))
+    return _keyctl(_KEYCTL_JOIN_SESSION_KEYRING, foreign.c_char_p(os.fsencode(name)))
 
 
 def set_permissions(serial: int, mask: int) -> None:
     """Add permissions to those that a key has. Raises OSError."""
-    buffer = ctypes.create_string_buffer(_SIZE)
-    _keyctl(_KEYCTL_DESCRIBE, ctypes.c_int(serial), buffer, ctypes.c_size_t(_SIZE))
+    buffer = foreign.create_string_buffer(_SIZE)
+    _keyctl(_KEYCTL_DESCRIBE, foreign.c_int(serial), buffer, foreign.c_size_t(_SIZE))
     # type;uid;gid;permissions;description
     permissions = int(buffer.value.split(b";", 4)[3], 16)
-    _keyctl(_KEYCTL_SETPERM, ctypes.c_int(serial), ctypes.c_uint(permissions | mask))
+    _keyctl(_KEYCTL_SETPERM, foreign.c_int(serial), foreign.c_uint(permissions | mask))
 
 
 def _keyctl(operation: int, *arguments: object) -> int:
-    return int(check(libc.syscall(ctypes.c_long(KEYCTL), ctypes.c_int(operation), *arguments)))
+    return int(check(libc.syscall(foreign.c_long(KEYCTL), foreign.c_int(operation), *arguments)))

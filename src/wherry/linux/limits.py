@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 from struct import Struct
 
 from wherry.errors import InvalidArgument
+from wherry.linux import foreign
 from wherry.linux.libc import check, libc
 
 #: Numbers by name, <asm-generic/resource.h>: the same on all architectures but MIPS, Alpha and SPARC.
@@ -43,4 +43,12 @@ def set_limit(pid: int, resource: int, soft: int, hard: int) -> None:
     if not (0 <= soft <= INFINITY and 0 <= hard <= INFINITY):
         raise InvalidArgument(f"resource limits {soft} and {hard}: they are between 0 and {INFINITY}")
     wanted = _RLIMIT.pack(soft, hard)
-    check(libc.prlimit(ctypes.c_int(pid), ctypes.c_int(resource), ctypes.c_char_p(wanted), None))
+    check(libc.prlimit(foreign.c_int(pid), foreign.c_int(resource), foreign.c_char_p(wanted), None))
+
+
+def get_limit(resource: int) -> tuple[int, int]:
+    """Return the soft and the hard limit of this process, prlimit(2)."""
+    found = foreign.create_string_buffer(_RLIMIT.size)
+    check(libc.prlimit(foreign.c_int(0), foreign.c_int(resource), None, found))
+    soft, hard = _RLIMIT.unpack(found.raw)
+    return soft, hard

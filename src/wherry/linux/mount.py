@@ -5,10 +5,10 @@ Anything with the attributes type, source, target and options will do for a moun
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 
+from wherry.linux import foreign
 from wherry.linux.libc import check, libc
 from wherry.linux.openat2 import open_in_root
 
@@ -113,8 +113,8 @@ _CLEARS = {
     "symfollow": MS_NOSYMFOLLOW,
 }
 
-libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
-libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+libc.mount.argtypes = [foreign.c_char_p, foreign.c_char_p, foreign.c_char_p, foreign.c_ulong, foreign.c_char_p]
+libc.umount2.argtypes = [foreign.c_char_p, foreign.c_int]
 
 
 class Mount:
@@ -385,7 +385,7 @@ def _read_only_overlay(options: Sequence[str]) -> list[str]:
     result = []
     upper = next((option.removeprefix("upperdir=") for option in options if option.startswith("upperdir=")), "")
     for option in options:
-        if option.startswith(("upperdir=", "workdir=")) or option in ("ro", "rw"):
+        if option.startswith(("upperdir=", "workdir=")) or option in ("ro", "rw", "volatile"):
             continue
         if upper and option.startswith("lowerdir="):
             option = f"lowerdir={upper}:{option.removeprefix('lowerdir=')}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 
+from wherry.linux import foreign
 from wherry.linux.libc import check, libc
 
 TYPE_CHECKING = False
@@ -20,8 +20,8 @@ RESOLVE_IN_ROOT = 0x10
 _SYS_OPENAT2 = 437  # the same on every architecture
 
 
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+class _OpenHow(foreign.Structure):
+    _fields_ = (("flags", foreign.c_uint64), ("mode", foreign.c_uint64), ("resolve", foreign.c_uint64))
 
 
 def openat2(dir_fd: int, path: AnyStr, flags: int, mode: int = 0, resolve: int = 0) -> int:
@@ -30,11 +30,11 @@ def openat2(dir_fd: int, path: AnyStr, flags: int, mode: int = 0, resolve: int =
     how = _OpenHow(flags, mode, resolve)
     while True:
         result: int = libc.syscall(
-            ctypes.c_long(_SYS_OPENAT2),
-            ctypes.c_int(dir_fd),
-            ctypes.c_char_p(name),
-            ctypes.byref(how),
-            ctypes.c_size_t(ctypes.sizeof(how)),
+            foreign.c_long(_SYS_OPENAT2),
+            foreign.c_int(dir_fd),
+            foreign.c_char_p(name),
+            foreign.byref(how),
+            foreign.c_size_t(foreign.sizeof(how)),
         )
         try:
             return check(result, os.fsdecode(name))

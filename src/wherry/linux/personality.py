@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-
 from wherry.errors import InvalidArgument
+from wherry.linux import foreign
 from wherry.linux.libc import check, libc
 
 TYPE_CHECKING = False
@@ -24,4 +23,4 @@ def set_personality(domain: str, flags: Iterable[str]) -> None:
         raise InvalidArgument(f"invalid personality domain {domain!r}: it is one of {', '.join(DOMAINS)}")
     for flag in flags:
         raise InvalidArgument(f"unsupported personality flag {flag!r}")
-    check(libc.personality(ctypes.c_ulong(DOMAINS[domain])))
+    check(libc.personality(foreign.c_ulong(DOMAINS[domain])))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import _socket
-import ctypes
 import os
 from struct import Struct
 
+from wherry.linux import foreign
 from wherry.linux.libc import check, libc
 
 _PR_SET_PDEATHSIG = 1
@@ -19,7 +19,7 @@ _UCRED = Struct("3i")
 
 
 def _prctl(option: int, argument: int | bytes) -> None:
-    value = ctypes.c_char_p(argument) if isinstance(argument, bytes) else ctypes.c_ulong(argument)
+    value = foreign.c_char_p(argument) if isinstance(argument, bytes) else foreign.c_ulong(argument)
     check(libc.prctl(option, value, 0, 0, 0))
 
 
@@ -56,7 +56,7 @@ def set_title(title: str) -> None:
     """
     start, end = _argument_area()
     data = title.encode().replace(b" ", b"\0")[: end - start - 1]
-    ctypes.memmove(start, data.ljust(end - start, b"\0"), end - start)
+    foreign.memmove(start, data.ljust(end - start, b"\0"), end - start)
 
 
 def _argument_area() -> tuple[int, int]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 from struct import Struct
 
 from wherry.errors import InvalidArgument
+from wherry.linux import foreign
 from wherry.linux.libc import check, libc
 from wherry.linux.syscalls import IOPRIO_SET, SCHED_SETATTR
 
@@ -68,8 +68,8 @@ def set_scheduler(
     if not -20 <= nice <= 19:
         raise InvalidArgument(f"invalid scheduler.nice: {nice}, it is between -20 and 19")
     attributes = _SCHED_ATTR.pack(_SCHED_ATTR.size, POLICIES[policy], value, nice, priority, runtime, deadline, period)
-    call = ctypes.c_long(SCHED_SETATTR)
-    check(libc.syscall(call, ctypes.c_int(pid), ctypes.c_char_p(attributes), ctypes.c_uint(0)))
+    call = foreign.c_long(SCHED_SETATTR)
+    check(libc.syscall(call, foreign.c_int(pid), foreign.c_char_p(attributes), foreign.c_uint(0)))
 
 
 def set_io_priority(class_name: str, priority: int) -> None:
@@ -82,8 +82,8 @@ def set_io_priority(class_name: str, priority: int) -> None:
     if priority not in _IO_PRIORITIES:
         raise InvalidArgument(f"invalid ioPriority.Priority: {priority}")
     value = IO_CLASSES[class_name] << _IOPRIO_CLASS_SHIFT | priority
-    call = ctypes.c_long(IOPRIO_SET)
-    check(libc.syscall(call, ctypes.c_int(_IOPRIO_WHO_PROCESS), ctypes.c_int(0), ctypes.c_int(value)))
+    call = foreign.c_long(IOPRIO_SET)
+    check(libc.syscall(call, foreign.c_int(_IOPRIO_WHO_PROCESS), foreign.c_int(0), foreign.c_int(value)))
 
 
 def parse_cpu_list(text: str) -> set[int]:

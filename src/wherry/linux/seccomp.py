@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 
+from wherry.linux import foreign
 from wherry.linux.libc import check, libc
 from wherry.linux.syscalls import SECCOMP
 
@@ -25,10 +25,10 @@ INSTRUCTION_SIZE = 8
 MAX_INSTRUCTIONS = 4096
 
 
-class _Program(ctypes.Structure):
+class _Program(foreign.Structure):
     """struct sock_fprog."""
 
-    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+    _fields_ = (("len", foreign.c_ushort), ("filter", foreign.c_char_p))
 
 
 def load_filter(program: bytes, flags: int) -> int:
@@ -45,10 +45,10 @@ def load_filter(program: bytes, flags: int) -> int:
     argument = _Program(count, program)
     result = check(
         libc.syscall(
-            ctypes.c_long(SECCOMP),
-            ctypes.c_uint(_SECCOMP_SET_MODE_FILTER),
-            ctypes.c_uint(flags),
-            ctypes.byref(argument),
+            foreign.c_long(SECCOMP),
+            foreign.c_uint(_SECCOMP_SET_MODE_FILTER),
+            foreign.c_uint(flags),
+            foreign.byref(argument),
         )
     )
     if result and not flags & SECCOMP_FILTER_FLAG_NEW_LISTENER:

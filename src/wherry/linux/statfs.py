@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-
+from wherry.linux import foreign
 from wherry.linux.libc import check, libc
 
 # <linux/magic.h>
@@ -20,6 +19,6 @@ _SIZE = 256
 
 def filesystem_type(fd: int) -> int:
     """Return the magic number of the file system that a descriptor's file lies on. Raises OSError."""
-    buffer = (ctypes.c_long * (_SIZE // ctypes.sizeof(ctypes.c_long)))()
-    check(libc.fstatfs(ctypes.c_int(fd), ctypes.byref(buffer)))
+    buffer = (foreign.c_long * (_SIZE // foreign.sizeof(foreign.c_long)))()
+    check(libc.fstatfs(foreign.c_int(fd), foreign.byref(buffer)))
     return int(buffer[0])

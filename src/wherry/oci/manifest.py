@@ -5,10 +5,9 @@ What refers to what, and the chain ids of layers. Documents come in as bytes and
 
 from __future__ import annotations
 
-import json
-
 from wherry.errors import InvalidArgument
 from wherry.oci import digest as digests
+from wherry.oci import json_text
 from wherry.oci.descriptor import Descriptor
 
 TYPE_CHECKING = False
@@ -40,7 +39,7 @@ _SCHEMA_1 = frozenset(
 def parse_json(document: bytes, where: str) -> dict[str, Any]:
     """Return a JSON object. InvalidArgument, naming `where` it stands, if it is none."""
     try:
-        value = json.loads(document)
+        value = json_text.loads(document)
     except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"{where}: not JSON: {error}") from None
     if not isinstance(value, dict):

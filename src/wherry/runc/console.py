@@ -64,11 +64,17 @@ def mount_console(root: int, slave: int) -> None:
         os.close(tree)
 
 
-def take_console(slave: int) -> None:
-    """Make a terminal this process's controlling one and its standard streams. The process leads a session."""
-    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+def take_console(slave: int, *, controlling: bool = True) -> None:
+    """Make a terminal this process's standard streams and, where it leads a session, the controlling one. OSError."""
+    if controlling:
+        control(slave)
     for number in (0, 1, 2):
         os.dup2(slave, number)
+
+
+def control(slave: int) -> None:
+    """Make a terminal the controlling one of the session that this process leads. OSError."""
+    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
 
 
 def connect_console(path: str) -> int:

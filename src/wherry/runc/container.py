@@ -7,7 +7,7 @@ import os
 
 from wherry.errors import FailedPrecondition, NotFound, Unknown
 from wherry.linux import signals, tree
-from wherry.runc import json_text
+from wherry.oci import json_text
 from wherry.runc.cgroups.cgroup import load_cgroup
 from wherry.runc.gate import is_waiting, open_gate
 from wherry.runc.hooks import run_hooks
@@ -41,6 +41,10 @@ class Container:
         check_id(id)
         state = read_state(root, id)
         return cls(root, state, load_cgroup(state.cgroup, systemd_unit=state.systemd_unit, rootless=state.rootless))
+
+    def is_current(self) -> bool:
+        """Tell whether its document is the one that it was loaded from: else it is to be loaded again."""
+        return self.state_record.is_current(self.directory)
 
     # -- looks ------------------------------------------------------------------------------------------------------
 
@@ -154,11 +158,13 @@ class Container:
         return json_text.dumps(hook_state(self.state_record, status)).encode()
 
     def kill(self, number: int, *, all: bool = False) -> None:
-        """Send a signal to init, or to every process. NotFound("container not running") if there is none."""
+        """Send a signal to init, or to every process. NotFound("container not running") if there is no init."""
         every = all or (number == signals.SIGKILL and self._shares_pid_namespace())
         if every and self.cgroup.pids():
             self.cgroup.kill(number)
             return
+        if all and not self._is_alive():
+            return  # as in runc, nobody being there is no error
         self._signal_init(number)  # without a cgroup of its own no other process is known to be its
         if number == signals.SIGKILL and self.cgroup.frozen():
             self.cgroup.thaw()  # v1: a frozen process does not die of it

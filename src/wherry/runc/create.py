@@ -11,11 +11,12 @@ from wherry.linux.limits import RLIMITS, set_limit
 from wherry.linux.mount import MS_PRIVATE
 from wherry.linux.namespaces import CLONE_NEWCGROUP, CLONE_NEWNS, CLONE_NEWUSER
 from wherry.linux.process import adjust_oom_score, start_time
-from wherry.runc import cgroup_mounts, json_text
+from wherry.oci import json_text
+from wherry.runc import cgroup_mounts
 from wherry.runc import channel as messages
 from wherry.runc.cgroups.cgroup import new_cgroup
 from wherry.runc.channel import Channel, ChannelClosed, channels
-from wherry.runc.console import connect_console
+from wherry.runc.console import connect_console, send_master
 from wherry.runc.container import Container
 from wherry.runc.devices import wanted_devices
 from wherry.runc.gate import make_gate
@@ -44,9 +45,13 @@ class CreateOptions:
     __slots__ = (
         "bundle",
         "console_socket",
+        "environment",
+        "folder",
+        "mounts",
         "no_new_keyring",
         "no_pivot",
         "pid_file",
+        "pidfd_socket",
         "preserve_fds",
         "rootless",
         "stdio",
@@ -76,6 +81,13 @@ class CreateOptions:
         self.rootless = rootless
         #: The descriptors that become the process's 0, 1 and 2.
         self.stdio = stdio
+        #: A unix socket that a pidfd of the process is sent to.
+        self.pidfd_socket = ""
+        #: What the first process has besides what the specification says, and others of the container have not.
+        self.environment: list[str] = []
+        self.mounts: list[dict[str, Any]] = []
+        #: A folder made in the state directory, for a mount.
+        self.folder = ""
 
 
 def create(root: str, id: str, spec: Spec, options: CreateOptions, *, sibling: bool = False) -> Container:
@@ -132,6 +144,10 @@ class Creation(Work):
         except FileExistsError:
             raise already_exists() from None
         self._undo.callback(remove_directory, self._directory)
+        if self._options.folder:
+            folder = os.path.join(self._directory, self._options.folder)
+            os.mkdir(folder)
+            os.chmod(folder, 0o755)  # noqa: S103  # for any user of the container's
         self._state_fd = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._closing.callback(os.close, self._state_fd)
 
@@ -139,7 +155,11 @@ class Creation(Work):
         linux = self._spec.get("linux") or {}
         options = self._options
         cgroup = new_cgroup(
-            linux.get("cgroupsPath") or "", self._id, systemd=options.systemd_cgroup, rootless=options.rootless
+            linux.get("cgroupsPath") or "",
+            self._id,
+            systemd=options.systemd_cgroup,
+            rootless=options.rootless,
+            annotations=self._spec.get("annotations"),
         )
         self._cgroup = cgroup
         self._state.cgroup = dict(cgroup.paths)
@@ -161,7 +181,8 @@ class Creation(Work):
         self._theirs = theirs
         spaces = Namespaces(namespace_paths(spec), linux.get("timeOffsets") or {})
         self._closing.callback(spaces.close)
-        process = ProcessPlan(spec["process"], theirs, options.stdio)
+        variables = [*(spec["process"].get("env") or ()), *options.environment]
+        process = ProcessPlan({**spec["process"], "env": variables}, theirs, options.stdio)
         process.preserve_fds = options.preserve_fds
         if linux.get("seccomp"):
             process.filter = compile_filter(linux["seccomp"], cache_directory=seccomp_cache(self._root))
@@ -177,6 +198,9 @@ class Creation(Work):
             self._closing.callback(os.close, process.console)
         elif options.console_socket:
             raise InvalidArgument("cannot use console socket if runc will not detach or allocate tty")
+        plan.entrance = self._cgroup.entrance()
+        if plan.entrance is not None:
+            self._closing.callback(plan.entrance.close)
         plan.state = hook_state(self._state, "creating")
         plan.gate = make_gate(self._state_fd)
         self._closing.callback(os.close, plan.gate)
@@ -196,7 +220,7 @@ class Creation(Work):
         # by its user namespace, and this one has not.
         may_open = CLONE_NEWNS not in spaces.joined and os.geteuid() == 0
         binds_dev = False
-        for entry in spec.get("mounts") or ():
+        for entry in (*(spec.get("mounts") or ()), *self._options.mounts):
             prepared = prepare_mount(entry, bundle, plan.label, own_cgroups)
             if prepared.type == "bind":
                 binds_dev = binds_dev or prepared.destination == "/dev"
@@ -226,7 +250,10 @@ class Creation(Work):
     # -- the process -------------------------------------------------------------------------------------------------
 
     def _launch(self, plan: InitPlan) -> None:
-        pid, self._pidfd = launch(plan.namespaces, plan.run, self._channel, self._theirs, sibling=self._sibling)
+        entrance = plan.entrance
+        pid, self._pidfd = launch(
+            plan.namespaces, plan.run, self._channel, self._theirs, entrance=entrance, sibling=self._sibling
+        )
         self._closing.callback(os.close, self._pidfd)
         self._undo.callback(self._run_poststop_hooks)
         self._undo.callback(self._kill, pid)
@@ -237,7 +264,8 @@ class Creation(Work):
         set_process_limits(pid, self._spec["process"], rootless=self._options.rootless)
         self._send(messages.GO)
         # Meanwhile the process mounts its root file system.
-        self._cgroup.join(pid)
+        if entrance is None or not entrance.is_usable:
+            self._cgroup.join(pid)
         try:
             self._cgroup.set((self._spec.get("linux") or {}).get("resources") or {})
         except Error as error:
@@ -265,6 +293,9 @@ class Creation(Work):
             except Unknown as error:
                 raise Unknown(explained(error.message)) from None
             self._send(messages.GO)
+        elif kind == messages.OUTSIDE:
+            self._cgroup.join(self._state.pid)
+            self._send(messages.GO)
         elif kind == messages.LISTENER:
             self._hand_over_listener(int(text))
             self._send(messages.GO)
@@ -289,6 +320,8 @@ class Creation(Work):
     def finish(self) -> Container:
         """Record the container and return it. Unknown."""
         state = self._state
+        if self._options.pidfd_socket:
+            send_pidfd(self._options.pidfd_socket, self._pidfd, "standard")
         state.cgroup = dict(self._cgroup.paths)  # without those that an unprivileged user could not make
         state.start_time = start_time(state.pid)
         state.created = now()
@@ -398,11 +431,27 @@ def connect(path: str) -> int:
         raise Unknown(f"console socket {path}: {(error.strerror or str(error)).lower()}") from None
 
 
+def send_pidfd(path: str, pidfd: int, kind: str) -> None:
+    """Hand a process's pidfd to who listens at a unix socket, SCM_RIGHTS, with runc's word for its kind. Unknown."""
+    connection = -1
+    try:
+        connection = connect_console(path)
+        send_master(connection, pidfd, kind)
+    except OSError as error:
+        raise Unknown(f"pidfd socket {path}: {(error.strerror or str(error)).lower()}") from None
+    finally:
+        if connection >= 0:
+            os.close(connection)
+
+
 def write_pid_file(path: str, pid: int) -> None:
-    """Write a pid where others look for it: whole or not at all. OSError."""
+    """Write a pid where others look for it: whole or not at all. OSError.
+
+    It needs no syncing, which runc does: a machine that went down has no such process any more.
+    """
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, f".{name}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_SYNC | os.O_CLOEXEC, 0o644)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         os.write(fd, str(pid).encode())
     finally:

@@ -6,34 +6,47 @@ import os
 
 from wherry.errors import FailedPrecondition, InvalidArgument, Unknown
 from wherry.linux import signals
-from wherry.linux.namespaces import CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, clone, setns
+from wherry.linux.limits import RLIMITS, get_limit, set_limit
+from wherry.linux.namespaces import CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, clone, clone_sibling, setns
 from wherry.linux.process import set_dumpable
 from wherry.linux.scheduler import parse_cpu_list
 from wherry.runc import channel as messages
 from wherry.runc.channel import Channel, ChannelClosed, channels
-from wherry.runc.console import open_console, send_master
-from wherry.runc.create import connect, died, set_process_limits, write_pid_file
+from wherry.runc.console import control, open_console, send_master
+from wherry.runc.create import connect, died, send_pidfd, set_process_limits, write_pid_file
 from wherry.runc.host_proc import HostProc
 from wherry.runc.id_maps import IdMaps
 from wherry.runc.namespaces import FILES, FLAGS, Namespaces, launch, may_return
 from wherry.runc.process import ProcessPlan
 from wherry.runc.seccomp import compile_filter
-from wherry.runc.spec import check_process
+from wherry.runc.spec import check_process, namespace_paths
 from wherry.runc.state import hook_state, seccomp_cache
 from wherry.runc.undo import Work
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any, NoReturn
 
+    from wherry.runc.cgroups.entrance import Entrance
     from wherry.runc.container import Container
+
+
+#: A container's process with it, in any of its sets, may trace what it can name, dumpable or not: ptrace(2).
+_TRACER = "CAP_SYS_PTRACE"
+#: In the state directory: a process that may trace was exec'ed into a container that itself may not.
+_TRACES = "traces"
+
+_NPROC = RLIMITS["RLIMIT_NPROC"]
+
+#: Seconds in which a runtime takes over the process that its stage has made.
+_HAND_OVER = 60
 
 
 class ExecOptions:
     """What the command line adds to a process document."""
 
-    __slots__ = ("cgroups", "console_socket", "ignore_paused", "pid_file", "preserve_fds", "stdio")
+    __slots__ = ("cgroups", "console_socket", "ignore_paused", "pid_file", "pidfd_socket", "preserve_fds", "stdio")
 
     def __init__(
         self,
@@ -53,6 +66,8 @@ class ExecOptions:
         self.ignore_paused = ignore_paused
         #: The descriptors that become the process's 0, 1 and 2.
         self.stdio = stdio
+        #: A unix socket that a pidfd of the process is sent to.
+        self.pidfd_socket = ""
 
 
 def exec_process(container: Container, process: dict[str, Any], options: ExecOptions) -> int:
@@ -78,6 +93,9 @@ class Execution(Work):
         self._channel = Channel(-1)
         self._pid = 0
         self._pidfd = -1
+        #: What the process was made by while that is a stage: it makes the container's own.
+        self._stage: ProcessPlan | None = None
+        self._has_stage = False
 
     def fileno(self) -> int:
         return self._channel.fileno()
@@ -96,10 +114,22 @@ class Execution(Work):
         self._closing.callback(self._channel.close)
         self._closing.callback(theirs.close)
         plan = self._plan(theirs, init)
+        if plan.process.is_stage:
+            self._has_stage, self._stage = True, plan.process
+            self._channel.ask_senders()
+        document = plan.limits_of_stage(self._process) if self._has_stage else self._process
         self._launch(plan)
         theirs.close()
-        set_process_limits(self._pid, self._process, rootless=self._container.state_record.rootless)
+        set_process_limits(self._pid, document, rootless=self._container.state_record.rootless)
+        # A stage's cgroups are none of the container's: their limits of processes are for that one's.
+        if not self._has_stage and (plan.entrance is None or not plan.entrance.is_usable):
+            self._join_cgroup()
+        self._go()
+
+    def _join_cgroup(self) -> None:
         self._container.cgroup.join(self._pid, self._options.cgroups, beside=self._container.pid)
+
+    def _go(self) -> None:
         try:
             self._channel.send(messages.GO)
         except ChannelClosed:
@@ -132,6 +162,11 @@ class Execution(Work):
         elif options.console_socket:
             raise InvalidArgument("cannot use console socket if runc will not detach or allocate tty")
         plan = ExecPlan(process, init, self._entered())
+        process.is_stage = self._may_be_traced(plan.flags)
+        if not options.cgroups and not process.is_stage:
+            plan.entrance = self._container.cgroup.entrance()
+        if plan.entrance is not None:
+            self._closing.callback(plan.entrance.close)
         if plan.flags & CLONE_NEWUSER:
             plan.id_maps = IdMaps.of(linux.get("uidMappings"), linux.get("gidMappings"))
         process.may_set_groups = not (plan.flags & CLONE_NEWUSER and os.geteuid() != 0)
@@ -139,6 +174,21 @@ class Execution(Work):
             plan.root = os.open(f"/proc/{self._container.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             self._closing.callback(os.close, plan.root)
         return plan
+
+    def _may_be_traced(self, flags: int) -> bool:
+        """Tell whether something in the container's pid namespace may trace a process that is exec'ed into it.
+
+        In a user namespace of its own it may not, as long as the process is not dumpable.
+        """
+        if not flags & CLONE_NEWPID or flags & CLONE_NEWUSER:
+            return False
+        spec, mark = self._container.spec, os.path.join(self._container.directory, _TRACES)
+        if _has_tracer(spec["process"]) or namespace_paths(spec).get("pid"):
+            return True  # who else is in a joined namespace, nobody knows
+        if _has_tracer(self._process):
+            os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            return True
+        return os.path.exists(mark)
 
     def _entered(self) -> int:
         """Return the namespaces of init that are not this process's: by the files, whatever the specification says."""
@@ -157,7 +207,7 @@ class Execution(Work):
         return flags
 
     def _launch(self, plan: ExecPlan) -> None:
-        if may_return(plan.flags & CLONE_NEWPID):
+        if plan.process.is_stage or may_return(plan.flags & CLONE_NEWPID):
             self._launch_here(plan)
         else:
             self._launch_by_stage(plan)
@@ -172,7 +222,9 @@ class Execution(Work):
         spaces = Namespaces(paths, {})
         try:
             signals.send(plan.init, 0)  # it is alive: they are its own, and no other process's of this pid
-            self._pid, self._pidfd = launch(spaces, plan.run, self._channel, plan.process.channel)
+            self._pid, self._pidfd = launch(
+                spaces, plan.run, self._channel, plan.process.channel, entrance=plan.entrance
+            )
         except ProcessLookupError:
             raise _cannot("cannot exec in a stopped container") from None
         finally:
@@ -180,12 +232,12 @@ class Execution(Work):
 
     def _launch_here(self, plan: ExecPlan) -> None:
         own = -1
-        if plan.flags & CLONE_NEWPID:
+        if plan.flags & CLONE_NEWPID and not plan.process.is_stage:
             # A process enters a pid namespace only by its children.
             own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
             _enter(plan.init, CLONE_NEWPID)
         try:
-            self._pid, self._pidfd = clone(0)
+            self._pid, self._pidfd = plan.entrance.clone(0) if plan.entrance is not None else clone(0)
             if self._pid == 0:
                 plan.run()
         finally:
@@ -196,22 +248,62 @@ class Execution(Work):
     def advance(self) -> bool:
         """Do what the process asks for next; True when it has become its program. Unknown with its reason."""
         try:
-            kind, text = self._channel.receive()
+            kind, text = self._receive()
         except ChannelClosed:
+            if self._stage is not None:
+                raise died() from None
             # Its end was closed by a successful execve(2).
             return True
         except Unknown as error:
             raise Unknown(f"unable to start container process: {error.message}") from None
-        if kind == messages.LISTENER:
+        if kind == messages.PID:
+            self._take_over(int(text))
+        elif kind == messages.OUTSIDE:
+            self._join_cgroup()
+            self._go()
+        elif kind == messages.LISTENER:
             from wherry.runc.seccomp_agent import send_listener
 
             seccomp = self._container.spec["linux"]["seccomp"]
             send_listener(self._pidfd, int(text), seccomp, hook_state(self._container.state_record, "running"))
-            self._channel.send(messages.GO)
+            self._go()
         return False
+
+    def _receive(self) -> tuple[bytes, str]:
+        if not self._has_stage:
+            return self._channel.receive()
+        kind, text, sender = self._channel.receive_from()
+        if self._stage is None or sender != self._pid:
+            # A tracer has the channel of the process that is traced, but can send nothing in the name of the stage.
+            raise Unknown("somebody in the container has taken hold of the process")
+        return kind, text
+
+    def _take_over(self, pid: int) -> None:
+        """Have the container's process, which waits, in the place of the stage that made it. Unknown."""
+        stage, plan = self._pid, self._stage
+        assert plan is not None
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            raise died() from None
+        self._closing.callback(os.close, self._pidfd)
+        self._pid, self._stage = pid, None
+        try:
+            os.waitpid(stage, 0)
+        except ChildProcessError:
+            pass  # collected by whoever collects all children of this process
+        self._join_cgroup()
+        try:
+            if plan.loses_scheduler:
+                plan.set_scheduler(pid)
+        except OSError as error:
+            raise Unknown(f"unable to start container process: scheduler: {(error.strerror or '').lower()}") from None
+        self._go()
 
     def finish(self) -> int:
         """Write the pid file and return the pid. Unknown."""
+        if self._options.pidfd_socket:
+            send_pidfd(self._options.pidfd_socket, self._pidfd, "setns")
         if self._options.pid_file:
             try:
                 write_pid_file(self._options.pid_file, self._pid)
@@ -231,7 +323,7 @@ class Execution(Work):
 class ExecPlan:
     """All that the process needs to know."""
 
-    __slots__ = ("entered", "flags", "id_maps", "init", "process", "root")
+    __slots__ = ("entered", "entrance", "flags", "id_maps", "init", "process", "process_limit", "root")
 
     def __init__(self, process: ProcessPlan, init: int, flags: int) -> None:
         self.process = process
@@ -240,10 +332,27 @@ class ExecPlan:
         #: The namespaces that are entered.
         self.flags = flags
         #: Those of them that the process is made in.
-        self.entered = CLONE_NEWPID
+        self.entered = 0 if process.is_stage else CLONE_NEWPID
         self.id_maps: IdMaps | None = None
+        #: How it gets into the container's cgroup by itself; None where the runtime moves it.
+        self.entrance: Entrance | None = None
+        #: The soft and the hard limit of processes, which is for the one that a stage makes.
+        self.process_limit: tuple[int, int] | None = None
         #: The container's root, where it has no mount namespace of its own; else -1.
         self.root = -1
+
+    def limits_of_stage(self, process: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a document with the limits of a stage: not the one of processes, which must allow for it as well."""
+        limits = []
+        for limit in process.get("rlimits") or ():
+            soft, hard = limit.get("soft"), limit.get("hard")
+            if limit.get("type") != "RLIMIT_NPROC" or soft is None or hard is None:
+                limits.append(limit)
+                continue
+            self.process_limit = soft, hard
+            if hard > get_limit(_NPROC)[1]:
+                limits.append({**limit, "soft": hard})  # which the process itself could not do any more
+        return {**process, "rlimits": limits}
 
     def run(self) -> NoReturn:
         """Become a process of the container's."""
@@ -267,11 +376,15 @@ class ExecPlan:
     def _run(self) -> None:
         process = self.process
         set_dumpable(False)
-        process.begin([self.init, self.root])
+        doors = self.entrance.tasks if self.entrance is not None else ()
+        process.begin([self.init, self.root, *doors])
         process.channel.expect(messages.GO)
+        if not process.is_stage:
+            process.enter_cgroup(self.entrance)
         proc = HostProc()
         self._enter_namespaces()
-        os.setsid()
+        if not process.is_stage:
+            os.setsid()
         process.take_keyring()
         if self.flags & CLONE_NEWUSER:
             maps = self.id_maps
@@ -282,10 +395,43 @@ class ExecPlan:
             self._take_terminal(proc)
         process.take_limits()
         program = process.become(proc)
+        process.make_ready()
+        if process.is_stage:
+            self._make_process()
         try:
-            process.execute(program, keep_channel=True)
+            process.execute(program)
         except OSError as error:
             raise Unknown(f"exec {program}: {(error.strerror or '').lower()}") from None
+
+    def _make_process(self) -> None:
+        """Make the container's process, which alone returns from this. OSError, Unknown, ChannelClosed.
+
+        It is a copy of this one, which nobody in the container can see: with the ids, capabilities, labels and filter
+        of its document, nothing of the host's within reach, and no descriptor but its own and the channel's.
+        """
+        channel = self.process.channel
+        # If this process is killed now, nobody knows of the other.
+        channel.limit_wait(_HAND_OVER)
+        try:
+            pid = clone_sibling()
+        except OSError as error:
+            raise Unknown(f"unable to make the process: {(error.strerror or '').lower()}") from None
+        if pid:
+            channel.send(messages.PID, str(pid))
+            os._exit(0)
+        channel.expect(messages.GO)
+        if self.process_limit is not None:
+            try:
+                set_limit(0, _NPROC, *self.process_limit)
+            except OSError as error:
+                reason = f"error setting rlimit type {_NPROC}: {(error.strerror or '').lower()}"
+                raise Unknown(
+                    f"error during container init: error setting rlimits for ready process: {reason}"
+                ) from None
+        # A session and its terminal are for whoever leads it.
+        os.setsid()
+        if self.process.console >= 0:
+            control(0)
 
     def _enter_namespaces(self) -> None:
         remaining = self.flags & ~self.entered
@@ -323,6 +469,11 @@ def _enter(init: int, flag: int) -> None:
         setns(init, flag)
     except OSError as error:
         raise Unknown(f"unable to enter the container's namespaces: {(error.strerror or '').lower()}") from None
+
+
+def _has_tracer(process: Mapping[str, Any]) -> bool:
+    sets = process.get("capabilities") or {}
+    return any(_TRACER in (names or ()) for names in sets.values())
 
 
 def _cannot(text: str) -> FailedPrecondition:

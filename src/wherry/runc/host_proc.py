@@ -50,6 +50,13 @@ class HostProc:
         # Its pid is another one here than in a pid namespace of the container's.
         self.write(f"{os.readlink('self', dir_fd=self._fd)}/{path}", text)
 
+    def _has_own(self, path: str) -> bool:
+        try:
+            os.stat(f"{os.readlink('self', dir_fd=self._fd)}/{path}", dir_fd=self._fd, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
     def denies_groups(self) -> bool:
         """Tell whether this process's user namespace is one that may not set groups. user_namespaces(7)."""
         fd = self._open(f"{os.readlink('self', dir_fd=self._fd)}/setgroups", os.O_RDONLY)
@@ -77,9 +84,10 @@ class HostProc:
             try:
                 self.write_own(path, f"exec {profile}")
                 return
-            except FileNotFoundError:
-                continue
             except OSError as error:
+                # The profile is what is not there, if the file is.
+                if isinstance(error, FileNotFoundError) and not self._has_own(path):
+                    continue
                 raise Unknown(f"apparmor profile {profile!r}: {_apparmor_reason(error)}") from None
         raise Unknown(f"apparmor profile {profile!r}: apparmor is not enabled on this host")
 

@@ -13,8 +13,9 @@ from wherry.linux.loopback import bring_up_loopback
 from wherry.linux.namespaces import CLONE_NEWCGROUP, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, unshare
 from wherry.linux.process import set_dumpable
 from wherry.linux.uts import set_domain_name, set_host_name
+from wherry.oci import json_text
 from wherry.runc import channel as messages
-from wherry.runc import json_text, rootfs
+from wherry.runc import rootfs
 from wherry.runc.channel import ChannelClosed
 from wherry.runc.console import mount_console, open_console, send_master
 from wherry.runc.devices import make_devices, make_links
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, NoReturn
 
+    from wherry.runc.cgroups.entrance import Entrance
     from wherry.runc.devices import Device
     from wherry.runc.id_maps import IdMaps
     from wherry.runc.mounts import PreparedMount
@@ -45,6 +47,7 @@ class InitPlan:
         "create_container_hooks",
         "devices",
         "domainname",
+        "entrance",
         "gate",
         "has_runtime_hooks",
         "hostname",
@@ -90,6 +93,8 @@ class InitPlan:
         self.state: Mapping[str, Any] = {}
         #: The listener that is waited at until the start.
         self.gate = -1
+        #: How it gets into its cgroup by itself; None where the runtime moves it.
+        self.entrance: Entrance | None = None
         self._is_in_cgroup = False
 
     def run(self) -> NoReturn:
@@ -152,23 +157,26 @@ class InitPlan:
         process.channel.close()
         wait_at_gate(self.gate)
         run_hooks(self.start_container_hooks, self._state("created"), process.cwd, environment=process.environment)
+        process.make_ready()
         try:
             process.execute(program)
         except OSError as error:
             raise Unknown(f"exec {program}: {(error.strerror or '').lower()}") from None
 
-    def _wait_for_cgroup(self) -> None:
-        """Return when this process is in its cgroup, and has a namespace of it if it is to."""
+    def _enter_cgroup(self) -> None:
+        """Be in the cgroup, with its limits, and have a namespace of it if there is to be one."""
         if self._is_in_cgroup:
             return
         self.process.channel.expect(messages.JOINED)
+        self.process.enter_cgroup(self.entrance)
         self._is_in_cgroup = True
         if self.namespaces.new & CLONE_NEWCGROUP:
             unshare(CLONE_NEWCGROUP)
 
     def _descriptors(self) -> list[int]:
         trees = [each.tree for each in self.mounts if each.tree >= 0]
-        return [self.gate, *self.namespaces.joined.values(), *trees]
+        doors = self.entrance.tasks if self.entrance is not None else ()
+        return [self.gate, *self.namespaces.joined.values(), *trees, *doors]
 
     def _state(self, status: str) -> bytes:
         return json_text.dumps({**self.state, "status": status, "pid": os.getpid()}).encode()
@@ -181,8 +189,8 @@ class InitPlan:
             root = rootfs.open_root(self.root, self.propagation)
         else:
             root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        rootfs.mount_all(self.mounts, root, self._wait_for_cgroup)
-        self._wait_for_cgroup()
+        rootfs.mount_all(self.mounts, root, self._enter_cgroup)
+        self._enter_cgroup()
         slave = -1
         if self.devices is not None:
             make_devices(root, self.devices, bind=bool(self.namespaces.has & CLONE_NEWUSER))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import NoReturn
 
+    from wherry.runc.cgroups.entrance import Entrance
     from wherry.runc.channel import Channel
 
 FLAGS = {
@@ -137,25 +138,31 @@ def _open(type: str, path: str) -> int:
 
 
 def launch(
-    spaces: Namespaces, run: Callable[[], NoReturn], ours: Channel, theirs: Channel, *, sibling: bool = False
+    spaces: Namespaces,
+    run: Callable[[], NoReturn],
+    ours: Channel,
+    theirs: Channel,
+    *,
+    entrance: Entrance | None = None,
+    sibling: bool = False,
 ) -> tuple[int, int]:
     """Make the process of a container, which calls `run`, and return its pid and a pidfd. Unknown.
 
     It is a child of this process, or with `sibling` of this process's parent. The channel's ends stay open here.
     """
     if spaces.needs_stage:
-        return _launch_by_stage(spaces, run, ours, theirs, sibling)
+        return _launch_by_stage(spaces, run, ours, theirs, entrance, sibling)
     parent = ns.CLONE_PARENT if sibling else 0
     with _children_elsewhere(spaces):
-        pid, pidfd = _clone(spaces.cloned | parent)
+        pid, pidfd = _clone(spaces.cloned | parent, entrance)
         if pid == 0:
             run()
     return pid, pidfd
 
 
-def _clone(flags: int) -> tuple[int, int]:
+def _clone(flags: int, entrance: Entrance | None = None) -> tuple[int, int]:
     try:
-        return ns.clone(flags)
+        return entrance.clone(flags) if entrance is not None else ns.clone(flags)
     except OSError as error:
         hint = ": user.max_user_namespaces, or no privileges?" if flags & ns.CLONE_NEWUSER else ""
         raise Unknown(f"unable to make namespaces: {(error.strerror or '').lower()}{hint}") from None
@@ -238,10 +245,15 @@ def complete(spaces: Namespaces) -> None:
 
 
 def _launch_by_stage(
-    spaces: Namespaces, run: Callable[[], NoReturn], ours: Channel, theirs: Channel, sibling: bool
+    spaces: Namespaces,
+    run: Callable[[], NoReturn],
+    ours: Channel,
+    theirs: Channel,
+    entrance: Entrance | None,
+    sibling: bool,
 ) -> tuple[int, int]:
     """Have a child join the namespaces and make the container's process, which then is its sibling."""
-    stage, stage_pidfd = _clone(ns.CLONE_PARENT if sibling else 0)
+    stage, stage_pidfd = _clone(ns.CLONE_PARENT if sibling else 0, entrance)
     if stage == 0:
         _be_stage(spaces, run, theirs)
     os.close(stage_pidfd)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
+    from wherry.runc.cgroups.entrance import Entrance
     from wherry.runc.channel import Channel
     from wherry.runc.host_proc import HostProc
     from wherry.runc.seccomp import Filter
@@ -52,6 +53,7 @@ class ProcessPlan:
         "filter",
         "identity",
         "io_priority",
+        "is_stage",
         "may_set_groups",
         "personality",
         "preserve_fds",
@@ -87,6 +89,8 @@ class ProcessPlan:
         self.io_priority: Mapping[str, Any] | None = process.get("ioPriority")
         self.personality: Mapping[str, Any] | None = None
         self.affinity: set[int] = set()
+        #: Whether the process is not the container's but makes that one, as a copy of what it has become by then.
+        self.is_stage = False
         #: What the process has to set back.
         self.signals = signals.changed_signals()
 
@@ -115,29 +119,49 @@ class ProcessPlan:
         for fd in (self.channel.fd, self.console):
             assert fd < 0 or fd > 2, "a descriptor of the runtime's is one of the standard streams"
 
+    def enter_cgroup(self, entrance: Entrance | None) -> None:
+        """Get into the cgroup. The runtime brings this process there where the kernel refuses that. Unknown."""
+        if entrance is None:
+            return
+        if entrance.is_usable and not entrance.enter():
+            self.channel.send(messages.OUTSIDE)
+            self.channel.expect(messages.GO)
+        entrance.close_tasks()
+
     def take_limits(self) -> None:
         """Take what the kernel gives a process by its pid. Unknown, naming the field."""
         try:
             if self.io_priority:
                 scheduler.set_io_priority(self.io_priority.get("class") or "", self.io_priority.get("priority") or 0)
-            if self.scheduler:
-                wanted = self.scheduler
-                scheduler.set_scheduler(
-                    0,
-                    wanted.get("policy") or "",
-                    wanted.get("nice") or 0,
-                    wanted.get("priority") or 0,
-                    wanted.get("flags") or (),
-                    wanted.get("runtime") or 0,
-                    wanted.get("deadline") or 0,
-                    wanted.get("period") or 0,
-                )
+            if not (self.is_stage and self.loses_scheduler):
+                self.set_scheduler(0)
             if self.affinity:
                 os.sched_setaffinity(0, self.affinity)
             if self.personality:
                 personality.set_personality(self.personality.get("domain") or "", self.personality.get("flags") or ())
         except OSError as error:
             raise Unknown(f"scheduler, ioPriority, affinity or personality: {(error.strerror or '').lower()}") from None
+
+    @property
+    def loses_scheduler(self) -> bool:
+        """Whether a process that is forked has another scheduling policy, or may not be forked at all: sched(7)."""
+        wanted = self.scheduler or {}
+        return wanted.get("policy") == "SCHED_DEADLINE" or "SCHED_FLAG_RESET_ON_FORK" in (wanted.get("flags") or ())
+
+    def set_scheduler(self, pid: int) -> None:
+        """Give a process, 0 being this one, the scheduling policy of its document. OSError, InvalidArgument."""
+        wanted = self.scheduler
+        if wanted:
+            scheduler.set_scheduler(
+                pid,
+                wanted.get("policy") or "",
+                wanted.get("nice") or 0,
+                wanted.get("priority") or 0,
+                wanted.get("flags") or (),
+                wanted.get("runtime") or 0,
+                wanted.get("deadline") or 0,
+                wanted.get("period") or 0,
+            )
 
     def enter_user_namespace(self, *, has_user_zero: bool, has_group_zero: bool) -> None:
         """Be root of a user namespace, if it has one. OSError."""
@@ -226,10 +250,10 @@ class ProcessPlan:
         """Whether the filter is loaded right before the program: fewer system calls of ours are subject to it."""
         return self.filter is not None and self.identity.no_new_privileges and not self.filter.notify
 
-    def execute(self, program: str, *, keep_channel: bool = False) -> None:
-        """Become the program. OSError; with `keep_channel` it can still be told, and success closes it."""
+    def make_ready(self) -> None:
+        """Keep no descriptor but the program's, and the channel if it is open; load the filter. OSError, Unknown."""
         first = 3 + self.preserve_fds
-        if keep_channel and self.channel.fd >= first:
+        if self.channel.fd >= first:
             close_range(first, self.channel.fd - 1)
             first = self.channel.fd + 1
         close_range(first)
@@ -237,8 +261,11 @@ class ProcessPlan:
             os.set_inheritable(fd, True)
         if self.loads_filter_last:
             self.load_filter()
+
+    def execute(self, program: str) -> None:
+        """Become the program, execve(2). OSError, which can still be told by a channel that is open."""
         os.execve(program, self.args, self.environment)
 
     def take_terminal(self, slave: int) -> None:
         """Have a terminal as the controlling one and the standard streams. OSError."""
-        take_console(slave)
+        take_console(slave, controlling=not self.is_stage)

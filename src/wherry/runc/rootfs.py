@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 
 from wherry.errors import Unknown
+from wherry.linux import foreign
 from wherry.linux import mount as m
 from wherry.linux.libc import check, libc
 from wherry.runc.mounts import make_read_only, put_in_place
@@ -57,11 +57,11 @@ def _make_parent_private(path: str) -> None:
         m.set_propagation(mount_point, m.MS_PRIVATE)
 
 
-def mount_all(mounts: Sequence[PreparedMount], root: int, wait_for_cgroup: Callable[[], None]) -> None:
+def mount_all(mounts: Sequence[PreparedMount], root: int, enter_cgroup: Callable[[], None]) -> None:
     """Put every mount in its place, in their order. Unknown, naming the one that failed."""
     for each in mounts:
         if each.type == "cgroup":
-            wait_for_cgroup()
+            enter_cgroup()
         put_in_place(each, root)
 
 
@@ -151,4 +151,4 @@ def make_root_read_only() -> None:
         raise Unknown(f"error setting rootfs as readonly: {(error.strerror or '').lower()}") from None
 
 
-libc.pivot_root.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
+libc.pivot_root.argtypes = [foreign.c_char_p, foreign.c_char_p]

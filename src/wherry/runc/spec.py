@@ -6,7 +6,7 @@ import os
 import stat
 
 from wherry.errors import InvalidArgument, NotFound
-from wherry.runc import json_text
+from wherry.oci import json_text
 from wherry.runc.sysctls import check_sysctls
 
 TYPE_CHECKING = False

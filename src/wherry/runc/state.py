@@ -9,7 +9,7 @@ import os
 import stat
 
 from wherry.errors import NotFound, Unknown
-from wherry.runc import json_text
+from wherry.oci import json_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wherry.runc.spec import Spec
+
+    #: A file's inode and when it was written, in nanoseconds.
+    Stamp = tuple[int, int]
 
 _FILE = "wherry.json"
 _FORMAT = 1
@@ -49,6 +52,7 @@ class State:
         "rootless",
         "session_keyring",
         "spec",
+        "stamp",
         "start_time",
         "systemd_unit",
         "user",
@@ -74,6 +78,8 @@ class State:
         self.session_keyring = ""
         #: Whose it is.
         self.user = os.geteuid()
+        #: Which file it was read from, or written to: another one has taken its place when its stamp is another.
+        self.stamp: Stamp = (0, 0)
 
     def write(self, directory: str) -> None:
         """Write it, whole or not at all. OSError."""
@@ -85,13 +91,25 @@ class State:
             rest = memoryview(f'{head[:-1]}, "spec": {self._spec_text}}}'.encode())
             while rest:
                 rest = rest[os.write(fd, rest) :]
+            self.stamp = _stamp(os.fstat(fd))
         finally:
             os.close(fd)
         os.rename(path + ".new", path)
 
+    def is_current(self, directory: str) -> bool:
+        """Tell whether the document on disk is still this one."""
+        try:
+            return _stamp(os.stat(os.path.join(directory, _FILE))) == self.stamp
+        except FileNotFoundError:
+            return False
+
     def spec_changed(self) -> None:
         """Have the specification written anew the next time."""
         self._spec_text = ""
+
+
+def _stamp(found: os.stat_result) -> Stamp:
+    return found.st_ino, found.st_mtime_ns
 
 
 def read_state(root: str, id: str) -> State:
@@ -99,6 +117,7 @@ def read_state(root: str, id: str) -> State:
     path = os.path.join(root, id, _FILE)
     try:
         with open(path, "rb") as file:
+            stamp = _stamp(os.fstat(file.fileno()))
             document = json_text.loads(file.read())
     except (FileNotFoundError, NotADirectoryError):
         raise does_not_exist() from None
@@ -109,6 +128,7 @@ def read_state(root: str, id: str) -> State:
     state = State(document["id"], document["bundle"], document["spec"])
     for name in _FIELDS:
         setattr(state, name, document[name])
+    state.stamp = stamp
     return state
 
 

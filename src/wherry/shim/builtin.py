@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -11,6 +12,10 @@ from contextlib import contextmanager
 
 from wherry.errors import Error, NotFound, Unknown
 from wherry.linux.own_executable import is_protected
+from wherry.runc import libseccomp as _libseccomp  # noqa: F401  # nor by a profile that is in no cache
+from wherry.runc import seccomp_agent as _seccomp_agent  # noqa: F401
+from wherry.runc import seccomp_enosys as _seccomp_enosys  # noqa: F401
+from wherry.runc import seccomp_profile as _seccomp_profile  # noqa: F401
 from wherry.runc.cgroups import v1 as _v1  # noqa: F401  # nothing is imported after the start: the package may be
 from wherry.runc.cgroups import v2 as _v2  # noqa: F401  # another one by then
 from wherry.runc.checkpoint import CriuOptions, checkpoint, restore
@@ -21,6 +26,9 @@ from wherry.runc.spec import load_spec, parse_object
 from wherry.shim.options import CheckpointOptions
 from wherry.shim.reaper import Reaper
 from wherry.shim.runtime import Descriptors, Launch
+
+if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
+    from wherry.runc.cgroups import device_filter as _device_filter  # noqa: F401  # cgroup v2's
 
 _NULL = "/dev/null"
 
@@ -33,6 +41,10 @@ class BuiltinRuntime:
         self._root = root
         self._systemd_cgroup = systemd_cgroup
         self._criu = criu or "criu"
+        if systemd_cgroup:
+            _import_systemd_driver()
+        #: What was loaded last; another process may have changed its document since.
+        self._loaded: Container | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -48,7 +60,7 @@ class BuiltinRuntime:
             with Creation(self._root, id, spec, options) as creation:
                 creation.begin()
                 await self._until_ready(creation)
-                creation.finish()
+                self._loaded = creation.finish()
 
     async def restore(self, id: str, bundle: str, launch: Launch, image: str, work: str, *, no_pivot: bool) -> None:
         _require_protection()
@@ -67,10 +79,9 @@ class BuiltinRuntime:
             else:
                 container.start()
 
-    async def exec(self, id: str, process_file: str, launch: Launch) -> None:
+    async def exec(self, id: str, document: bytes, launch: Launch) -> None:
         with _failing("OCI runtime exec failed: exec failed"), _stdio(launch.descriptors) as stdio:
-            with open(process_file, "rb") as file:
-                process = parse_object(file.read(), process_file)
+            process = parse_object(document, "process of the exec")
             options = ExecOptions(pid_file=launch.pid_file, console_socket=launch.console_socket, stdio=stdio)
             with Execution(self._load(id), process, options) as execution:
                 execution.begin()
@@ -83,7 +94,9 @@ class BuiltinRuntime:
         except NotFound:
             return
         with _failing("failed to delete task"):
-            if force or (container.spec.get("hooks") or {}).get("poststop"):
+            has_hooks = (container.spec.get("hooks") or {}).get("poststop")
+            if force or has_hooks or container.status() != "stopped":
+                # It waits for processes to end: for those of this shim's children until this loop has collected them.
                 await self._in_copy(lambda: container.delete(force=force))
             else:
                 container.delete()
@@ -142,7 +155,10 @@ class BuiltinRuntime:
         )
 
     def _load(self, id: str) -> Container:
-        return Container.load(self._root, id)
+        loaded = self._loaded
+        if loaded is None or loaded.id != id or not loaded.is_current():
+            self._loaded = loaded = Container.load(self._root, id)
+        return loaded
 
     async def _until_ready(self, making: Creation | Execution) -> None:
         """Serve what a new process asks for, without waiting for it."""
@@ -179,6 +195,14 @@ class BuiltinRuntime:
             raise error
         if status:
             raise Unknown(f"the runtime ended with exit status {status}")
+
+
+def _import_systemd_driver() -> None:
+    """Import all that a systemd unit will take, as long as the package is there that this process is of."""
+    from wherry.runc.cgroups import systemd  # noqa: F401
+
+    with contextlib.suppress(ImportError):  # which is told when there is something to be done
+        import jeepney  # noqa: F401
 
 
 def _report(work: Callable[[], object], writing: int) -> None:

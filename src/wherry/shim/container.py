@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -106,13 +105,11 @@ class Container:
         )
 
     def _choose_runtime(self, criu: str) -> Runtime:
-        binary = options.runtime_binary(self._options)
         root = options.runtime_root(self._options, self._namespace)
         systemd_cgroup = self._options.systemd_cgroup
-        if binary == options.BUILTIN and self._reaper.may_fork:
+        if options.runtime_binary(self._options) == options.BUILTIN and self._reaper.may_fork:
             return BuiltinRuntime(self._reaper, root, systemd_cgroup=systemd_cgroup, criu=criu)
-        if binary == options.BUILTIN:
-            binary = os.path.join(os.path.dirname(sys.executable), binary)
+        binary = options.runtime_program(self._options)
         log = os.path.join(self.bundle, "log.json")
         return RuncBinary(self._reaper, binary, root, log, systemd_cgroup=systemd_cgroup, criu=criu)
 

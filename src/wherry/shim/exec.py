@@ -52,18 +52,13 @@ class Exec(Process):
             undo.pop_all()
 
     async def _launch(self) -> None:
-        process_file = os.path.join(self._bundle, f".{self.id}.json")
-        with ExitStack() as files:
-            socket = files.enter_context(ConsoleSocket(self._bundle, self.id) if self.stdio.terminal else nullcontext())
+        with ConsoleSocket(self._bundle, self.id) if self.stdio.terminal else nullcontext() as socket:
             if socket is None:
                 await self.streams.open()
-            files.callback(_unlink, process_file)
-            with open(process_file, "wb") as file:
-                file.write(self._document)
             launch = Launch(self._pid_file, self.streams.descriptors, socket.path if socket else "")
             self.starting = True
             with self.reaper.adopting():
-                await self.runtime.exec(self._container, process_file, launch)
+                await self.runtime.exec(self._container, self._document, launch)
                 try:
                     if socket is not None:
                         await self.connect_terminal(socket)

@@ -17,7 +17,7 @@ def print_info() -> None:
     data = b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()
     given = Any.FromString(data)
     chosen = options.from_any(given)
-    features = _features(chosen.binary_name or options.DEFAULT_BINARY)
+    features = _features(options.runtime_program(chosen))
     info = RuntimeInfo(
         name="io.containerd.wherry.v2",
         version=RuntimeVersion(version=wherry.__version__),

@@ -15,7 +15,7 @@ import sys
 
 from wherry.linux import own_executable
 from wherry.protobuf import import_only_the_core
-from wherry.startup import forgo_tls
+from wherry.startup import forgo_fork_handlers, forgo_tls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def main() -> int:
     """Be a shim of runtime v1 until it is killed."""
     import_only_the_core()
     forgo_tls()
+    forgo_fork_handlers()
     values, switches = _flags(sys.argv[1:])
     if "v" in switches:
         import wherry

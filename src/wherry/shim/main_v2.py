@@ -15,7 +15,7 @@ import sys
 
 from wherry.linux import own_executable
 from wherry.protobuf import import_only_the_core
-from wherry.startup import forgo_tls
+from wherry.startup import forgo_fork_handlers, forgo_tls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def main() -> int:
     """Run the command and return its exit status."""
     import_only_the_core()
     forgo_tls()
+    forgo_fork_handlers()
     flags = Flags(sys.argv[1:])
     if "v" in flags.switches:
         import wherry

@@ -10,11 +10,10 @@ from wherry.api.runtime.linux.runctypes.runc_pb2 import CreateOptions, RuncOptio
 from wherry.api.runtime.runc.v1.options_pb2 import CheckpointOptions, Options
 from wherry.api.wellknown_pb2 import Any
 from wherry.errors import InvalidArgument
-from wherry.shim.record import BUILTIN, DEFAULT_BINARY, DEFAULT_ROOT, read, runtime_binary, runtime_root, write
+from wherry.shim.record import BUILTIN, DEFAULT_ROOT, read, runtime_binary, runtime_program, runtime_root, write
 
 __all__ = [
     "BUILTIN",
-    "DEFAULT_BINARY",
     "DEFAULT_ROOT",
     "CheckpointOptions",
     "Options",
@@ -22,6 +21,7 @@ __all__ = [
     "from_any",
     "read",
     "runtime_binary",
+    "runtime_program",
     "runtime_root",
     "write",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 
 from wherry.api.runtime.runc.v1.options_pb2 import Options
 
@@ -12,10 +13,11 @@ log = logging.getLogger(__name__)
 
 #: Where runc keeps state for containerd's clients, by namespace, unless told otherwise.
 DEFAULT_ROOT = "/run/containerd/runc"
-DEFAULT_BINARY = "runc"
 
 #: The name of wherry's own runtime; a shim of ours runs no program for it. Its command is of the same name.
 BUILTIN = "wherry-runc"
+#: Who runs containers for which no runtime is named.
+DEFAULT_BINARY = BUILTIN
 #: Where its state is: apart from runc's, of which it knows nothing.
 BUILTIN_ROOT = "/run/wherry/runc"
 
@@ -33,6 +35,12 @@ def runtime_root(options: Options, namespace: str) -> str:
 def runtime_binary(options: Options) -> str:
     """Return the runtime that options name, or the default one."""
     return options.binary_name or DEFAULT_BINARY
+
+
+def runtime_program(options: Options) -> str:
+    """Return the program of the runtime that options name: our own is where this interpreter's commands are."""
+    binary = runtime_binary(options)
+    return os.path.join(os.path.dirname(sys.executable), binary) if binary == BUILTIN else binary
 
 
 def write(bundle: str, options: Options) -> None:

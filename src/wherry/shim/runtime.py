@@ -41,8 +41,8 @@ class Runtime(Protocol):
     async def start(self, id: str) -> None:
         """Let the created process run."""
 
-    async def exec(self, id: str, process_file: str, launch: Launch) -> None:
-        """Start another process, of the OCI process document in a file."""
+    async def exec(self, id: str, document: bytes, launch: Launch) -> None:
+        """Start another process, of an OCI process document."""
 
     async def kill(self, id: str, signal: int, *, all: bool) -> None:
         """Send a signal to init, or to every process. NotFound if there is nothing to send it to."""
@@ -115,9 +115,17 @@ class RuncBinary:
     async def start(self, id: str) -> None:
         await self._run(["start", id], "OCI runtime start failed")
 
-    async def exec(self, id: str, process_file: str, launch: Launch) -> None:
+    async def exec(self, id: str, document: bytes, launch: Launch) -> None:
+        directory, name = os.path.split(launch.pid_file)
+        process_file = os.path.join(directory, f".{name}.json")
         arguments = ["exec", "--process", process_file, "--detach", *_launch_flags(launch), id]
-        await self._run(arguments, "OCI runtime exec failed", launch)
+        try:
+            with open(process_file, "wb") as file:
+                file.write(document)
+            await self._run(arguments, "OCI runtime exec failed", launch)
+        finally:
+            if os.path.lexists(process_file):
+                os.unlink(process_file)
 
     async def kill(self, id: str, signal: int, *, all: bool) -> None:
         status, output = await self._output(["kill", *(["--all"] if all else []), id, str(signal)])

@@ -2,7 +2,8 @@
 
 A write is a function of a connection. The writer thread runs every write that is waiting in one transaction, each under
 a savepoint of its own, and commits (fsync included) once; only then do the callers go on. So a write that has returned
-has lasted, and a hundred concurrent ones cost one fsync.
+has lasted, and a hundred concurrent ones cost one fsync. One that need not last costs none: the next one that must
+brings it to the disk as well, since the log is one file, in the order of the writes.
 
 What is to be deleted from a full disk must be deleted from the metadata first, which takes room itself. So the writer
 keeps some: free pages in the database, and a write-ahead log that has been as long as it may get before a checkpoint.
@@ -22,7 +23,7 @@ from wherry.errors import FailedPrecondition, ResourceExhausted
 from wherry.store.schema import MIGRATIONS
 
 T = TypeVar("T")
-_Waiting = tuple[Callable[[sqlite3.Connection], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+_Waiting = tuple[Callable[[sqlite3.Connection], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop, bool]
 
 #: Pages of 4096 bytes in the write-ahead log after which a commit checkpoints it.
 _CHECKPOINT_PAGES = 256
@@ -75,15 +76,17 @@ class Database:
         """Run a query on what has been committed and return its rows. For queries of well under a millisecond."""
         return self._reader.execute(query, parameters).fetchall()
 
-    async def write(self, function: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, function: Callable[[sqlite3.Connection], T], *, lasts: bool = True) -> T:
         """Run a function in a write transaction and return its result once that is committed and fsynced.
 
-        What the function raises undoes its own changes alone and is raised here. It must not commit or block.
+        What the function raises undoes its own changes alone and is raised here. It must not commit or block. One
+        that need not last (`lasts=False`) is not waited for the disk for: a crash of the system may undo it, one of
+        this process does not.
         """
         self.writes += 1
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._waiting.put((function, future, loop))
+        self._waiting.put((function, future, loop, lasts))
         # The transaction runs to its end whoever stops waiting for it.
         return await asyncio.shield(future)
 
@@ -111,6 +114,8 @@ class Database:
     def _commit_batch(self, connection: sqlite3.Connection, batch: list[_Waiting]) -> None:
         results: list[tuple[_Waiting, Any, BaseException | None]] = []
         try:
+            # NORMAL leaves a commit to the kernel, and a checkpoint syncs the log first: the database stays whole.
+            connection.execute(f"PRAGMA synchronous={'FULL' if any(lasts for *_, lasts in batch) else 'NORMAL'}")
             connection.execute("BEGIN IMMEDIATE")
             for waiting in batch:
                 connection.execute("SAVEPOINT one_write")
@@ -153,7 +158,7 @@ def _reserve(connection: sqlite3.Connection) -> None:
 
 
 def _finish(results: list[tuple[_Waiting, Any, BaseException | None]]) -> None:
-    for (_function, future, _loop), value, error in results:
+    for (_function, future, _loop, _lasts), value, error in results:
         if future.cancelled():
             continue
         if error is None:

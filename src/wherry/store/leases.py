@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from wherry.errors import AlreadyExists, InvalidArgument, NotFound, Unimplemented
 from wherry.oci import digest
 from wherry.store import filters, labels, namespaces
+from wherry.store.collection import EXPIRE
 from wherry.store.database import Database
 
 CONTENT = "content"
@@ -67,7 +68,7 @@ class LeaseStore:
             except sqlite3.IntegrityError:
                 raise AlreadyExists(f'lease "{lease.id}"' if id else "lease") from None
 
-        await self._database.write(insert)
+        await self._database.write(insert, lasts=EXPIRE not in lease.labels)
         return lease
 
     async def delete(self, namespace: str, id: str) -> None:
@@ -78,7 +79,9 @@ class LeaseStore:
             if not cursor.rowcount:
                 raise NotFound(f'lease "{id}"')
 
-        await self._database.write(remove)
+        rows = self._database.read("SELECT labels FROM leases WHERE namespace = ? AND id = ?", (namespace, id))
+        ends_anyway = bool(rows) and EXPIRE in labels.decode(rows[0]["labels"])
+        await self._database.write(remove, lasts=not ends_anyway)
 
     async def add_resource(self, namespace: str, lease: str, type: str, id: str) -> None:
         """Put a resource into a lease. NotFound without the lease, Unimplemented for a type that is not known."""

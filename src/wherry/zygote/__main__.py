@@ -7,8 +7,8 @@ be told to fork the next: whatever it did besides would be written into pages th
 of them would hold a copy.
 
 A target may have an attribute ``warm``, a function. It is called in the zygote before anything is forked, until the
-interpreter has specialised the code and filled its caches, and in every child before its request: what a first call
-costs has been paid by then.
+interpreter has specialised the code and filled its caches, and in every child that is made before its request: what a
+first call costs has been paid by then.
 
 MEMORY says whether the kernel may merge equal pages of the children: "mergeable" or "private".
 
@@ -23,7 +23,6 @@ import gc
 import importlib
 import json
 import os
-import random
 import select
 import signal
 import socket
@@ -37,7 +36,7 @@ from wherry.linux import ksm
 from wherry.linux.descriptors import close_range
 from wherry.linux.own_executable import restore_environment
 from wherry.linux.process import die_with_parent, set_name, set_title
-from wherry.startup import forgo_tls
+from wherry.startup import forgo_fork_handlers, forgo_tls
 
 Target = Callable[[dict[str, Any], list[int]], None]
 
@@ -47,6 +46,9 @@ MAX_DESCRIPTORS = 16
 
 #: How often the zygote calls what its children will: CPython specialises a function at its eighth call.
 WARM_ROUNDS = 8
+
+#: How long after a request the next child is made, if no other request comes before.
+AHEAD_SECONDS = 0.03
 
 #: Words for MEMORY.
 MERGEABLE = "mergeable"
@@ -91,6 +93,9 @@ def main() -> None:
             if asked and not _refuse(control, error):
                 return
             select.select([control], [], [])
+        else:
+            # The child that has just gone to work needs the processors more than the next one.
+            select.select([control], [], [], AHEAD_SECONDS)
         asked = said != _TAKEN
 
 
@@ -178,9 +183,10 @@ def _become(targets: dict[str, Target], control: socket.socket, zygote: int, bet
                     continue  # the C library keeps a few for itself
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         os.umask(0o022)
-        random.seed()
+        _seed()
         gc.enable()
-        _warm(targets)
+        if not _is_readable(conversation):  # else somebody is waiting already
+            _warm(targets)
         while os.getppid() == between:
             time.sleep(0.0005)  # it is about to end, and nothing tells when init has become our parent
         with socket.socket(fileno=conversation) as requests:
@@ -196,6 +202,17 @@ def _become(targets: dict[str, Target], control: socket.socket, zygote: int, bet
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def _is_readable(fd: int) -> bool:
+    return bool(select.select([fd], [], [], 0)[0])
+
+
+def _seed() -> None:
+    """Have numbers of its own: random does not see to it here."""
+    random = sys.modules.get("random")
+    if random is not None:
+        random.seed()
 
 
 def _take_request(
@@ -248,4 +265,5 @@ def _clean_descriptors(fds: list[int]) -> list[int]:
 if __name__ == "__main__":
     die_with_parent(signal.SIGKILL)
     forgo_tls()
+    forgo_fork_handlers()
     main()

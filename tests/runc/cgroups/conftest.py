@@ -116,7 +116,12 @@ class Runc:
             return status, out.read()
 
     def create(
-        self, cgroups_path: str | None, resources: Mapping[str, Any] | None, *, flags: tuple[str, ...] = ()
+        self,
+        cgroups_path: str | None,
+        resources: Mapping[str, Any] | None,
+        *,
+        flags: tuple[str, ...] = (),
+        annotations: Mapping[str, str] | None = None,
     ) -> tuple[str, str]:
         """Create a container; its id and, if that failed, what was said."""
         id = unique("wherry-cgroups-")
@@ -134,6 +139,7 @@ class Runc:
             "root": {"path": str(self._directory / "rootfs")},
             "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
             "linux": linux,
+            "annotations": dict(annotations or {}),
         }
         (bundle / "config.json").write_text(json.dumps(spec))
         status, said = self.command("create", "--bundle", str(bundle), id, flags=flags)

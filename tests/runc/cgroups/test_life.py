@@ -81,7 +81,7 @@ def test_cgroups_below_it(parent: str, processes: Processes) -> None:
 def test_a_process_on_its_way_out_is_waited_for(parent: str, processes: Processes) -> None:
     cgroup = new_cgroup(f"{parent}/a", "id", systemd=False, rootless=False)
     cgroup.create()
-    process = processes.start("sh", "-c", "read x; sleep 0.1")
+    process = processes.start("sh", "-c", "read x; exec sleep 0.1")
     cgroup.join(process.pid)
     assert process.stdin is not None
     process.stdin.write("\n")

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,12 @@ from typing import Any
 import pytest
 
 from tests.harness.names import unique
+from tests.linux.child import in_child
 from tests.runc.cgroups.conftest import Processes, Runc
 from tests.runc.cgroups.test_against_runc import DOCKER, _files
-from wherry.errors import Unknown
+from wherry.errors import InvalidArgument, Unknown
 from wherry.runc.cgroups import bus
+from wherry.runc.cgroups.annotations import annotation_properties, parse_variant
 from wherry.runc.cgroups.cgroup import load_cgroup, new_cgroup
 from wherry.runc.cgroups.properties import bit_mask
 from wherry.runc.cgroups.systemd import slice_path
@@ -90,6 +94,162 @@ def test_units(case: str, slice: str, runc: Runc, processes: Processes) -> None:
     assert ours == theirs
     assert _shown(unit)["ActiveState"] == "inactive"
     assert not Path(paths[""]).exists()
+
+
+#: What annotations ask for, and how systemctl(1) shows it.
+_ANNOTATIONS = {
+    "org.systemd.property.TimeoutStopUSec": "uint64 123456789",
+    "org.systemd.property.CollectMode": "'inactive-or-failed'",
+    "org.systemd.property.RuntimeMaxSec": "900",
+    "org.systemd.property.TasksMax": "@t 77",
+    "org.systemd.property.Documentation": "[\"man:wherry(1)\", 'man:runc(8)']",
+    "org.example.other": "not for systemd",
+}
+_ASKED = {
+    "TimeoutStopUSec": "2min 3.456789s",
+    "CollectMode": "inactive-or-failed",
+    "RuntimeMaxUSec": "15min",
+    "TasksMax": "77",
+    "Documentation": "man:wherry(1) man:runc(8)",
+}
+
+
+@booted
+def test_properties_of_annotations(slice: str, runc: Runc, processes: Processes) -> None:
+    path = f"{slice}:wherry:annotated"
+
+    def shown() -> dict[str, str]:
+        command = ["systemctl", "show", "wherry-annotated.scope", *(f"--property={name}" for name in _ASKED)]
+        lines = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+        return dict(line.split("=", 1) for line in lines)
+
+    id, refusal = runc.create(path, {}, flags=("--systemd-cgroup",), annotations=_ANNOTATIONS)
+    assert not refusal
+    theirs = shown()
+    assert not runc.command("delete", "--force", id, flags=("--systemd-cgroup",))[0]
+    cgroup = new_cgroup(path, "id", systemd=True, rootless=False, annotations=_ANNOTATIONS)
+    cgroup.create({})
+    cgroup.join(processes.sleep())
+    ours = shown()
+    processes.end()
+    cgroup.delete()
+    assert ours == theirs == _ASKED
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("true", ("b", True)),
+        ("2", ("i", 2)),
+        ("-0x10", ("i", -16)),
+        ("017", ("i", 15)),
+        ("0", ("i", 0)),
+        ("uint64 18446744073709551615", ("t", (1 << 64) - 1)),
+        ("@t 5", ("t", 5)),
+        ("1.5", ("d", 1.5)),
+        ("double 3", ("d", 3.0)),
+        (" 'it''", None),
+        ("'it\\'s \\u00e9'", ("s", "it's \u00e9")),
+        ('"a b"', ("s", "a b")),
+        ("['a', 'b']", ("as", ["a", "b"])),
+        ("@as []", ("as", [])),
+        ("[[1, 2], []]", ("aai", [[1, 2], []])),
+        ("@ay [1, 0xff]", ("ay", b"\x01\xff")),
+        ("objectpath '/a'", ("o", "/a")),
+        *(
+            (wrong, None)
+            for wrong in ("", "[]", "[1, 'a']", "300 4", "byte 256", "uint16 -1", "{'a': 1}", "(1, 2)", "'a")
+        ),
+        *(
+            (wrong, None)
+            for wrong in ("word", "@a{sv} {}", "@", "2147483648", "true 1", "[1", "1_000", "[" * 99, "int32 'a'")
+        ),
+        ("'\\uzzzz'", None),
+    ],
+)
+def test_variants(text: str, value: object) -> None:
+    if value is None:
+        with pytest.raises(ValueError, match=r"."):
+            parse_variant(text)
+    else:
+        assert parse_variant(text) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("RuntimeMaxSec", "2", ("RuntimeMaxUSec", ("t", 2_000_000))),
+        ("RuntimeMaxSec", "0.5", ("RuntimeMaxUSec", ("t", 500_000))),
+        ("RuntimeMaxUSec", "uint64 2", ("RuntimeMaxUSec", ("t", 2))),
+        ("RuntimeMaxSec", "'2'", None),
+        ("RuntimeMaxSec", "-1", None),
+        ("Runtime Max", "2", None),
+        ("Ab", "2", None),
+        ("Delegate", "maybe", None),
+    ],
+)
+def test_annotations(name: str, text: str, found: object) -> None:
+    annotations = {f"org.systemd.property.{name}": text, "another": "2"}
+    if found is None:
+        with pytest.raises(InvalidArgument, match=r"annotation org\.systemd\.property\."):
+            annotation_properties(annotations)
+    else:
+        assert annotation_properties(annotations) == [found]
+
+
+_USER = 54321
+
+
+@pytest.fixture
+def users_systemd() -> Iterator[str]:
+    """The unit in which a user's own systemd runs, with nothing but its private socket."""
+    unit = f"{unique('wherrytest')}.service"
+    place = Path("/run", unit)
+    place.mkdir(mode=0o700)
+    os.chown(place, _USER, _USER)
+    settings = [f"--property=User={_USER}", f"--property=Group={_USER}", "--property=Delegate=yes"]
+    target = place / "idle.target"
+    target.write_text("[Unit]\nDefaultDependencies=no\n")
+    variables = [f"--setenv=XDG_RUNTIME_DIR={place}", f"--setenv=SYSTEMD_UNIT_PATH={place}:", f"--setenv=HOME={place}"]
+    manager = ["/lib/systemd/systemd", "--user", "--unit=idle.target"]
+    subprocess.run(["systemd-run", "--quiet", f"--unit={unit}", *settings, *variables, *manager], check=True)
+    deadline = time.monotonic() + 60
+    while not (place / "systemd/private").exists():
+        assert time.monotonic() < deadline, "the user's systemd does not begin"
+        time.sleep(0.1)
+    yield unit
+    subprocess.run(["systemctl", "stop", unit], check=True)
+    subprocess.run(["systemctl", "reset-failed", unit], stderr=subprocess.DEVNULL)
+    shutil.rmtree(place)
+
+
+@booted
+def test_unit_of_a_users_own_systemd(users_systemd: str, processes: Processes) -> None:
+    """Without root: the unit is one of the user's manager, found by its private socket without a session bus."""
+    pid = processes.start("setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--clear-groups", "sleep", "1000").pid
+    place = Path("/sys/fs/cgroup/system.slice", users_systemd)
+
+    def as_user() -> None:
+        # systemd moves only what it might move itself.
+        Path(place, "init.scope/cgroup.procs").write_text(f"{pid}\n")
+        Path(place, "init.scope/cgroup.procs").write_text(f"{os.getpid()}\n")
+        os.environ["XDG_RUNTIME_DIR"] = f"/run/{users_systemd}"
+        os.environ.pop("DBUS_SESSION_BUS_ADDRESS", None)
+        os.setgroups([])
+        os.setresgid(_USER, _USER, _USER)
+        os.setresuid(_USER, _USER, _USER)
+        cgroup = new_cgroup(":wherry:rootless", "id", systemd=True, rootless=True)
+        assert cgroup.paths == {"": f"{place}/user.slice/wherry-rootless.scope"}
+        cgroup.create({})
+        cgroup.join(pid)
+        cgroup.set({"pids": {"limit": 7}})
+        assert cgroup.pids() == [pid]
+        assert Path(cgroup.paths[""], "pids.max").read_text() == "7\n"
+        os.kill(pid, signal.SIGKILL)
+        cgroup.delete()
+        assert not cgroup.exists()
+
+    in_child(as_user)
 
 
 @booted

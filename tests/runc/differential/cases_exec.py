@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tests.runc.differential.cases import HOST_ID, Case, alike, namespaces, tmpfs, user_namespace
@@ -33,6 +34,17 @@ CASES = [
         "limits-of-container",
         {"rlimits": None},
         changes={"process.rlimits": [{"type": "RLIMIT_NPROC", "soft": 99, "hard": 100}]},
+    ),
+    # As the peer: it takes CAP_SYS_RESOURCE, which tests/vm has.
+    _exec(
+        "limit-raised",
+        {
+            "rlimits": [
+                {"type": "RLIMIT_NPROC", "soft": 1 << 32, "hard": 1 << 40},
+                {"type": "RLIMIT_NOFILE", "soft": 99, "hard": 99},
+            ]
+        },
+        fails=None,
     ),
     _exec("oom-score", {"oomScoreAdj": 300}),
     _exec("oom-score-of-container", None, changes={"process.oomScoreAdj": 200}),
@@ -94,4 +106,37 @@ CASES = [
         fails=True,
         text=True,
     ),
+]
+
+#: What is exec'ed into a container that may trace it is made by a stage: it comes out the same.
+_TRACER = alike(_SETS[:3], ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_SYS_PTRACE"])
+_TRACED = """plain exit-code user umask cwd cwd-missing more-than-container new-privileges limits limit-raised oom-score
+ not-found
+ path-not-found directory preserved-descriptors host-network cgroup-namespace seccomp-of-container terminal
+ terminal-size terminal-of-user terminal-not-found""".split()
+
+CASES += [
+    replace(case, name=f"exec-traced/{name}", changes={**case.changes, "process.capabilities": _TRACER})
+    for name in _TRACED
+    for case in CASES
+    if case.name == f"exec/{name}"
+]
+CASES += [
+    Case(
+        f"exec-traced/seccomp-{'without' if privileges else 'with'}-no-new-privileges",
+        {
+            "process.capabilities": _TRACER,
+            "linux.seccomp": {
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "syscalls": [
+                    {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38},
+                    {"names": ["unshare", "getppid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1},
+                ],
+            },
+        },
+        ("syscall:getppid", "syscall:unshare-uts"),
+        how="exec",
+        process={"noNewPrivileges": not privileges},
+    )
+    for privileges in (False, True)
 ]

@@ -212,6 +212,22 @@ CASES = [
     ),
     Case("limits/unknown", {"process.rlimits": [{"type": "RLIMIT_NONE", "soft": 1, "hard": 1}]}, fails=True, text=True),
     Case("limits/short-name", {"process.rlimits": [{"type": "CORE", "soft": 1, "hard": 1}]}, fails=True),
+    # As the peer: these take CAP_SYS_RESOURCE, which tests/vm has.
+    *(
+        Case(
+            f"limits/raised-{kind.lower()}",
+            {
+                "process.rlimits": [
+                    {"type": f"RLIMIT_{kind}", "soft": 1 << 32, "hard": 1 << 40},
+                    # Go raises the soft one for itself, and runc 1.1 leaves it like that.
+                    {"type": "RLIMIT_NOFILE", "soft": 99, "hard": 99},
+                ]
+            },
+            fails=None,
+        )
+        for kind in ("NPROC", "MEMLOCK", "SIGPENDING")
+    ),
+    *(Case(f"oom-score/{score}", {"process.oomScoreAdj": score}, fails=None) for score in (-1000, -500)),
     *(Case(f"oom-score/{score}", {"process.oomScoreAdj": score}) for score in (0, 1, 500, 1000)),
     Case("oom-score/beyond", {"process.oomScoreAdj": 1001}, fails=True),
     Case(

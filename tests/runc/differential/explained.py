@@ -37,12 +37,12 @@ EXPLAINED: list[Explained] = [
         "Unknown system calls answer ENOSYS always; runc 1.1 only where the profile names architectures.",
     ),
     Explained(
-        "^exec/(umask|oom-score)$",
+        "^exec(-traced)?/(umask|oom-score)$",
         r"^probe\.(umask|status\.Umask|files\.oom_score_adj\.text)$",
         "The process's own umask and score, as the specification has it; runc 1.1 leaves them out in exec.",
     ),
     Explained(
-        "^exec/limits$",
+        "^exec(-traced)?/limits$",
         r"^probe\.limits\.NOFILE$",
         "Go raises the soft limit of open files to the hard one, and runc 1.1 does not take it back in exec.",
     ),

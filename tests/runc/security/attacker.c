@@ -71,11 +71,39 @@ static int list_fds(const char *pid, const char *word) {
     return 0;
 }
 
+// What the other would lend to whoever traces it: capabilities, a filter less, namespaces and a root that are not ours.
+static void measure(int pid) {
+    static const char *const fields[] = {"CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:", "Seccomp:"};
+    static const char *const spaces[] = {"cgroup", "ipc", "mnt", "net", "pid", "user", "uts", "time"};
+    char path[64], line[256], own[64], theirs[64];
+    struct stat a, b;
+    snprintf(path, sizeof path, "/proc/%d/status", pid);
+    FILE *f = fopen(path, "r");
+    while (f && fgets(line, sizeof line, f))
+        for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+            if (!strncmp(line, fields[i], strlen(fields[i])))
+                printf("status %s", line);
+    if (f)
+        fclose(f);
+    for (size_t i = 0; i < sizeof spaces / sizeof *spaces; i++) {
+        snprintf(path, sizeof path, "/proc/self/ns/%s", spaces[i]);
+        ssize_t n = readlink(path, own, sizeof own - 1);
+        snprintf(path, sizeof path, "/proc/%d/ns/%s", pid, spaces[i]);
+        if (n > 0 && readlink(path, theirs, sizeof theirs - 1) == n && strncmp(own, theirs, n))
+            say("took namespace", spaces[i]);
+    }
+    snprintf(path, sizeof path, "/proc/%d/root/", pid);
+    if (!stat("/", &a) && !stat(path, &b) && (a.st_dev != b.st_dev || a.st_ino != b.st_ino))
+        say("took foreign root", "");
+    fflush(stdout);
+}
+
 // All that one may try with a process that is about to become the container's.
 static void intrude(int pid) {
     char path[64], text[4096], number[16];
     snprintf(number, sizeof number, "%d", pid);
     list_fds(number, "took fd");
+    measure(pid);
     snprintf(path, sizeof path, "/proc/%d/exe", pid);
     ssize_t n = readlink(path, text, sizeof text - 1);
     if (n >= 0) {

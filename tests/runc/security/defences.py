@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from wherry.linux import detached
+from wherry.linux import namespaces as namespaces_module
 from wherry.linux import openat2 as openat2_module
 from wherry.linux.mount import mount
 from wherry.linux.namespaces import CLONE_NEWNS, CLONE_NEWUSER
@@ -32,6 +33,7 @@ from wherry.runc import (
     rootfs,
     spec,
 )
+from wherry.runc import channel as messages
 from wherry.runc import exec as exec_module
 
 
@@ -128,13 +130,47 @@ def groups() -> None:
     _replace(identity.Identity, "__init__", initialize)
 
 
+def stage() -> None:
+    """A process that is exec'ed is in the container's pid namespace from its first moment, with all capabilities."""
+    _replace(exec_module.Execution, "_may_be_traced", lambda _self, _flags: False)
+
+
+def killed_stage() -> None:
+    """A stage is killed when it has made the container's process, and nobody has been told of that."""
+
+    def clone_sibling() -> int:
+        if pid := original():
+            os.kill(os.getpid(), 9)
+        return pid
+
+    original = namespaces_module.clone_sibling
+    _replace(exec_module, "clone_sibling", clone_sibling)
+    _replace(exec_module, "_HAND_OVER", 1)
+
+
+def forged_message() -> None:
+    """The container's process, which may be traced, tells the runtime what only its stage may."""
+
+    def make_process(self: exec_module.ExecPlan) -> None:
+        def clone_sibling() -> int:
+            if (pid := original()) == 0:
+                self.process.channel.send(messages.PID, "1")
+            return pid
+
+        _replace(exec_module, "clone_sibling", clone_sibling)
+        make(self)
+
+    original, make = namespaces_module.clone_sibling, exec_module.ExecPlan._make_process
+    _replace(exec_module.ExecPlan, "_make_process", make_process)
+
+
 def slow_exec() -> None:
     """The process takes its time right before its program, with the program's ids and capabilities."""
     original = process.ProcessPlan.execute
 
-    def execute(self: process.ProcessPlan, program: str, **more: Any) -> None:
+    def execute(self: process.ProcessPlan, program: str) -> None:
         time.sleep(0.4)
-        original(self, program, **more)
+        original(self, program)
 
     _replace(process.ProcessPlan, "execute", execute)
 
@@ -290,7 +326,7 @@ def terminal_by_descriptor() -> None:
         return master, slave
 
     _replace(init, "open_console", open_console)
-    _replace(process, "take_console", lambda _slave: None)
+    _replace(process, "take_console", lambda _slave, **_how: None)
 
 
 def reopening() -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from typing import Any
@@ -65,10 +66,26 @@ class Job:
         finally:
             self._clean_up()
 
+    def _end_others(self) -> None:
+        """End what was exec'ed and is there still: as long as it is not collected, no container's init can end."""
+        inits = [container.state_record.pid for container in self._containers]
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            children = [int(pid) for pid in file.read().split()]
+        for pid in children:
+            if pid not in inits:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
     def _clean_up(self) -> None:
-        for container in [] if self._job.get("keep") else self._containers:
+        if not self._job.get("keep"):
+            self._end_others()
+        # One that has joined another's pid namespace comes first, and is collected: the other ends after it.
+        for container in [] if self._job.get("keep") else reversed(self._containers):
             try:
                 container.delete(force=True)
+                os.waitpid(container.state_record.pid, 0)
+            except ChildProcessError:
+                continue  # it was waited for, or has been loaded
             except Exception as error:  # the test says what it thinks of it
                 self.answer.setdefault("clean-up", str(error))
 
@@ -218,7 +235,7 @@ class Job:
             stdio=(null, output, output), console_socket=f"{self._job['output']}.sock" if listener else ""
         )
         try:
-            pid = exec_process(self._container, step["exec"], options)
+            pid = exec_process(self._containers[step.get("container", -1)], step["exec"], options)
         finally:
             if listener is not None:
                 listener.close()

@@ -1,12 +1,13 @@
 """CVE-2019-5736: a container that writes to the program of the runtime, which becomes the container's process.
 
-The victims are copies of interpreters, never the machine's own: Debian's, which has libpython in itself, and one that
-has it as a library.
+The victims are copies of interpreters, never the machine's own: Debian's, which has libpython in itself, one that has
+it as a library, and one that was built from source by pyenv, where there is such a one, with a prefix of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -40,7 +41,16 @@ class Victim:
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-_DEBIANS, _SHARED = "Debian's", "libpython"
+_DEBIANS, _SHARED, _BUILT = "Debian's", "libpython", "pyenv's"
+
+
+def _built() -> Path:
+    """Return the newest libpython that pyenv has built here."""
+    found = Path.home().glob(".pyenv/versions/3.1[1-9].*/lib/libpython3.*.so.1.0")
+    versions = {tuple(map(int, re.findall(r"\d+", path.parents[1].name))): path for path in found}
+    if not versions:
+        pytest.skip("needs an interpreter of pyenv's with a shared library")
+    return versions[max(versions)]
 
 
 @pytest.fixture
@@ -49,15 +59,21 @@ def victim(request: pytest.FixtureRequest, laboratory: Laboratory) -> Victim:
     directory = laboratory.directory / "victim"
     shutil.rmtree(directory, ignore_errors=True)
     (directory / "bin").mkdir(parents=True)
-    (directory / "pyvenv.cfg").write_text("home = /usr/bin\n")
+    (directory / "lib").mkdir()
     program = directory / "bin/python3.11"
+    if request.param == _BUILT:
+        library = _built()
+        version = library.name.removeprefix("libpython").removesuffix(".so.1.0")
+        program = directory / f"bin/python{version}"
+        (directory / f"lib/python{version}").symlink_to(library.parent / f"python{version}")
+    else:
+        library = Path("/usr/lib", sysconfig.get_config_var("MULTIARCH") or "", _LIBRARY)
+        (directory / "pyvenv.cfg").write_text("home = /usr/bin\n")
     if request.param == _DEBIANS:
         shutil.copy(_DEBIAN, program)
         return Victim(directory, program)
-    library = Path("/usr/lib", sysconfig.get_config_var("MULTIARCH") or "", _LIBRARY)
     if not library.exists():
         pytest.skip("needs libpython3.11")
-    (directory / "lib").mkdir()
     shutil.copy(library, directory / "lib")
     # It finds its library beside itself, as uv's builds do.
     link: list[str | Path] = [
@@ -66,7 +82,7 @@ def victim(request: pytest.FixtureRequest, laboratory: Laboratory) -> Victim:
         "-",
         "-x",
         "none",
-        directory / "lib" / _LIBRARY,
+        directory / "lib" / library.name,
         "-Wl,-rpath,$ORIGIN/../lib",
         "-o",
         program,
@@ -132,7 +148,9 @@ def _capabilities(*more: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("victim", "way"), [*((_DEBIANS, way) for way in _WAYS), (_SHARED, "link")], indirect=["victim"]
+    ("victim", "way"),
+    [*((_DEBIANS, way) for way in _WAYS), (_SHARED, "link"), (_BUILT, "link"), (_BUILT, "exec")],
+    indirect=["victim"],
 )
 @pytest.mark.parametrize("protect", ["", "memfd", "mount"])
 def test_program_overwritten(laboratory: Laboratory, victim: Victim, way: str, protect: str) -> None:
@@ -156,13 +174,13 @@ def test_read_only_mount_made_writable(laboratory: Laboratory, victim: Victim, p
     assert protect == "mount-kept" or "made writable" not in said, said
 
 
-@pytest.mark.parametrize("victim", [_SHARED], indirect=True)
+@pytest.mark.parametrize("victim", [_SHARED, _BUILT], indirect=True)
 @pytest.mark.parametrize("without", [(), ("dumpable",)])
 def test_library_overwritten(laboratory: Laboratory, victim: Victim, without: tuple[str, ...]) -> None:
     """libpython is not protected by how the program is run, but by nobody's being let near it before the program."""
     before = victim.state()
     changes = {
-        "process.args": ["/attacker", "overwrite-library", _LIBRARY, "2.5"],
+        "process.args": ["/attacker", "overwrite-library", "libpython3.", "2.5"],
         "process.capabilities": _capabilities("CAP_CHECKPOINT_RESTORE"),
     }
     process = {
@@ -186,11 +204,11 @@ sys.exit(entry.main())
 """
 
 
-@pytest.mark.parametrize("victim", [_DEBIANS], indirect=True)
+@pytest.mark.parametrize("victim", [_DEBIANS, _BUILT], indirect=True)
 @pytest.mark.parametrize("how", ["run", "exec"])
 @pytest.mark.parametrize("without", ["", "own_executable.is_protected = lambda: True"])
 def test_program_of_the_command_overwritten(laboratory: Laboratory, victim: Victim, how: str, without: str) -> None:
-    """wherry-runc goes over to a sealed copy by itself."""
+    """wherry-runc goes over to a protected file by itself."""
     before = victim.state()
     changes, files, _ = _WAYS["link" if how == "run" else "exec"]
     changes = {**changes, "process.capabilities": _capabilities()}

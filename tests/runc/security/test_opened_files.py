@@ -21,7 +21,10 @@ _PROC = re.compile(r"openat2?\(\d+, \"(sys/|\d+/attr/|\d+/fd/|\d+/setgroups)")
 #: Only named, to be looked at or changed as a mount.
 _NAMED = re.compile(r"openat2?\(.*\bO_PATH\b")
 
-_CALLS = "open,openat,openat2,execve,execveat,pivot_root,setns,open_tree,uselib"
+#: What a stage makes.
+_SIBLING = re.compile(r"clone(?:\(.*CLONE_PARENT| resumed).*= (\d+)$")
+
+_CALLS = "clone,open,openat,openat2,execve,execveat,pivot_root,setns,open_tree,uselib"
 
 
 def _opened(trace: Path) -> dict[str, set[str]]:
@@ -34,6 +37,8 @@ def _opened(trace: Path) -> dict[str, set[str]]:
         entered = call.startswith("pivot_root(") or (call.startswith("setns(") and "CLONE_NEWNS" in call)
         if entered:
             inside[pid] = set()
+        elif pid in inside and (sibling := _SIBLING.search(call)):
+            inside.setdefault(sibling[1], set())
         elif pid in inside and pid not in ended and not call.startswith(("setns(", "+++", "---", "<...")):
             if call.startswith("execve("):
                 ended.add(pid)
@@ -43,6 +48,8 @@ def _opened(trace: Path) -> dict[str, set[str]]:
 
 
 _PROCESS: dict[str, Any] = {"args": ["/bin/true"], "cwd": "/", "user": {"uid": 1000, "gid": 1000}}
+
+_TRACER = {"process.capabilities": {"bounding": ["CAP_SYS_PTRACE"]}}
 
 _CASES: dict[str, tuple[dict[str, Any], Any]] = {
     "plain": ({}, None),
@@ -70,6 +77,15 @@ _CASES: dict[str, tuple[dict[str, Any], Any]] = {
     "exec": ({"process.args": ["/bin/sleep", "9"]}, _PROCESS),
     "exec with a terminal": ({"process.args": ["/bin/sleep", "9"]}, {**_PROCESS, "terminal": True}),
     "exec of no such program": ({"process.args": ["/bin/sleep", "9"]}, {**_PROCESS, "args": ["nothing"]}),
+    "exec by a stage": ({"process.args": ["/bin/sleep", "9"], **_TRACER}, _PROCESS),
+    "exec by a stage on a terminal": (
+        {"process.args": ["/bin/sleep", "9"], **_TRACER},
+        {**_PROCESS, "terminal": True},
+    ),
+    "exec of no program by a stage": (
+        {"process.args": ["/bin/sleep", "9"], **_TRACER},
+        {**_PROCESS, "args": ["/etc/passwd"]},
+    ),
     "exec in no such directory": ({"process.args": ["/bin/sleep", "9"]}, {**_PROCESS, "cwd": "/nowhere"}),
 }
 
@@ -92,7 +108,8 @@ def _run(laboratory: Laboratory, name: str, *without: str) -> set[str]:
         environment={"LANG": "de_DE.UTF-8", "TZ": "Europe/Berlin", "LANGUAGE": "de"},
     )
     inside = _opened(trace)
-    assert len(inside) == (2 if exec else 1), trace.read_text()
+    execs = "clone" if "by a stage" in name and "no program" not in name else "setns" if exec else ""
+    assert len(inside) == {"": 1, "setns": 2, "clone": 3}[execs], trace.read_text()
     return set.union(*inside.values())
 
 

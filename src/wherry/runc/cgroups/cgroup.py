@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, Protocol
 
+    from wherry.runc.cgroups.entrance import Entrance
     from wherry.runc.cgroups.oom import OomNotice
 
     class Cgroup(Protocol):
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 
             `resources` are those that `set` is called with later: some of them count from the first moment.
             """
+            ...
+
+        def entrance(self) -> Entrance | None:
+            """Return how a child of this process gets in by itself; None if it has to be moved, by `join`."""
             ...
 
         def join(self, pid: int, sub: Sequence[str] = (), *, beside: int = 0) -> None:
@@ -90,18 +95,20 @@ if TYPE_CHECKING:
             ...
 
 
-def new_cgroup(path: str, id: str, *, systemd: bool, rootless: bool) -> Cgroup:
+def new_cgroup(
+    path: str, id: str, *, systemd: bool, rootless: bool, annotations: Mapping[str, str] | None = None
+) -> Cgroup:
     """Return the cgroup that a container is to have; nothing is made yet. InvalidArgument, Unknown.
 
     `path` is the specification's linux.cgroupsPath: absolute, from the hierarchy's top; relative, from where runc has
-    such ones; "" for runc's default; with `systemd`, "SLICE:PREFIX:NAME".
+    such ones; "" for runc's default; with `systemd`, "SLICE:PREFIX:NAME", and what annotations say of the unit.
     """
     if "\0" in path:
         raise InvalidArgument(f"linux.cgroupsPath: {path!r} has a NUL byte")
     if systemd:
         from wherry.runc.cgroups.systemd import new_systemd
 
-        return new_systemd(path, id, rootless=rootless)
+        return new_systemd(path, id, rootless=rootless, annotations=annotations or {})
     if hierarchies().version == 2:
         from wherry.runc.cgroups.v2 import new_v2
 

@@ -9,6 +9,7 @@ import os
 
 from wherry.errors import Unknown
 from wherry.runc.cgroups import bus
+from wherry.runc.cgroups.annotations import annotation_properties
 from wherry.runc.cgroups.hierarchies import ROOT, hierarchies, own_cgroups
 from wherry.runc.cgroups.members import APPLYING, setting
 from wherry.runc.cgroups.properties import cpu_bandwidth, resource_properties
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
+    from wherry.runc.cgroups.entrance import Entrance
     from wherry.runc.cgroups.oom import OomNotice
     from wherry.runc.cgroups.properties import Property
 
@@ -29,9 +31,11 @@ if TYPE_CHECKING:
 class SystemdCgroup:
     """A unit, and its cgroups as the kernel has them."""
 
-    __slots__ = ("_files", "_new", "_resources", "_rootless", "_slice", "_started", "systemd_unit")
+    __slots__ = ("_asked", "_files", "_new", "_resources", "_rootless", "_slice", "_started", "systemd_unit")
 
-    def __init__(self, files: Files, unit: str, slice: str, *, rootless: bool) -> None:
+    def __init__(self, files: Files, unit: str, slice: str, *, rootless: bool, asked: Sequence[Property] = ()) -> None:
+        """`asked` are properties for a new unit; of one that is named twice the last one stands."""
+        self._asked = asked
         self.systemd_unit = unit
         self._files = files
         self._slice = slice
@@ -55,6 +59,10 @@ class SystemdCgroup:
         self._new = True
         self._resources = resources or {}
 
+    def entrance(self) -> Entrance | None:
+        """Return how a further process gets in by itself. The first one is brought in by systemd: None."""
+        return None if self._new else self._files.entrance()
+
     def join(self, pid: int, sub: Sequence[str] = (), *, beside: int = 0) -> None:
         """Start the unit with a process in it; or, if there is one, move a further process into its cgroups."""
         if self._new and not self._started:
@@ -75,6 +83,7 @@ class SystemdCgroup:
         for name in ("MemoryAccounting", "CPUAccounting", accounting, "TasksAccounting"):
             properties.append((name, ("b", True)))
         properties.append(("DefaultDependencies", ("b", False)))
+        properties += self._asked
         arguments: tuple[Any, ...] = (unit, "replace", properties, [])
         connection = bus.connect(user=self._rootless)
         try:
@@ -183,8 +192,8 @@ def _reset(connection: bus.Bus, unit: str) -> None:
         pass  # it did not fail, or is forgotten
 
 
-def new_systemd(path: str, id: str, *, rootless: bool) -> SystemdCgroup:
-    """Return the unit that a container is to have; nothing is made yet. Unknown.
+def new_systemd(path: str, id: str, *, rootless: bool, annotations: Mapping[str, str]) -> SystemdCgroup:
+    """Return the unit that a container is to have; nothing is made yet. Unknown, InvalidArgument for an annotation.
 
     `path` is "SLICE:PREFIX:NAME"; a NAME that ends in ".slice" is a slice of its own, else it is PREFIX-NAME.scope.
     """
@@ -214,7 +223,7 @@ def new_systemd(path: str, id: str, *, rootless: bool) -> SystemdCgroup:
         files = CgroupV2(os.path.normpath(f"{ROOT}{above}{inner}"), rootless=rootless)
     else:
         files = CgroupV1(_v1_paths(inner), rootless=rootless)
-    return SystemdCgroup(files, unit, slice, rootless=rootless)
+    return SystemdCgroup(files, unit, slice, rootless=rootless, asked=annotation_properties(annotations))
 
 
 def _v1_paths(inner: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from wherry.errors import Unknown
 from wherry.runc.cgroups import control_files, freezer, v1_limits
 from wherry.runc.cgroups.control_files import refused
 from wherry.runc.cgroups.devices import policy, set_devices
+from wherry.runc.cgroups.entrance import Entrance
 from wherry.runc.cgroups.hierarchies import clean, hierarchies, in_user_namespace, own_cgroups
 from wherry.runc.cgroups.members import ADDING, APPLYING, SIGKILL, below, send, setting, sub_paths
 
@@ -66,6 +67,22 @@ class CgroupV1:
                 if not self._may_do_without or not self._rootless or error.errno not in control_files.FORBIDDEN:
                     raise refused(error, APPLYING) from None
                 del self.paths[controller]
+
+    def entrance(self) -> Entrance | None:
+        """Return how a child of this process gets in by itself; None if some of them it might do without."""
+        if self._rootless:
+            return None
+        entrance = Entrance()
+        try:
+            for controller, path in self._targets(()):
+                if controller:
+                    entrance.open_tasks(path)
+                else:
+                    entrance.open(path)
+        except OSError:
+            entrance.close()
+            return None
+        return entrance
 
     def join(self, pid: int, sub: Sequence[str] = (), *, beside: int = 0) -> None:
         """Move a process into them, or into those below them that `sub` names as `runc exec --cgroup` does.

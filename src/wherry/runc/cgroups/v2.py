@@ -11,6 +11,7 @@ import os
 from wherry.errors import Unknown
 from wherry.runc.cgroups import control_files, freezer, v2_limits
 from wherry.runc.cgroups.control_files import refused
+from wherry.runc.cgroups.entrance import Entrance
 from wherry.runc.cgroups.hierarchies import ROOT, clean, in_user_namespace, own_cgroups
 from wherry.runc.cgroups.members import ADDING, APPLYING, SIGKILL, below, send, setting, sub_paths
 
@@ -58,6 +59,17 @@ class CgroupV2:
                 needs = "rootless needs no limits + no cgrouppath when no permission is granted for cgroups: "
                 raise refused(error, APPLYING + needs) from None
             self._absent = True
+
+    def entrance(self) -> Entrance | None:
+        """Return how a child of this process gets in by itself; None if there might be none for it."""
+        if self._rootless:
+            return None
+        entrance = Entrance()
+        try:
+            entrance.open(self._path)
+        except OSError:
+            return None
+        return entrance
 
     def join(self, pid: int, sub: Sequence[str] = (), *, beside: int = 0) -> None:
         """Move a process into it, or into the one below it that `sub` names as `runc exec --cgroup` does.

@@ -9,6 +9,7 @@ from wherry.runc.command.launch import (
     NO_NEW_KEYRING,
     NO_PIVOT,
     PID_FILE,
+    PIDFD_SOCKET,
     PRESERVE_FDS,
     check_terminal,
     create_options,
@@ -26,7 +27,7 @@ COMMAND = Command(
     "Make a container from a bundle: a directory with a config.json and a root file system. Everything is prepared up\n"
     "to its program, which begins with `start`. It has this command's standard streams, or a terminal of its own that\n"
     "goes to --console-socket.",
-    (BUNDLE, CONSOLE_SOCKET, PID_FILE, NO_PIVOT, NO_NEW_KEYRING, PRESERVE_FDS),
+    (BUNDLE, CONSOLE_SOCKET, PIDFD_SOCKET, PID_FILE, NO_PIVOT, NO_NEW_KEYRING, PRESERVE_FDS),
     failure="runc create failed",
 )
 
@@ -36,7 +37,7 @@ def run(call: Call) -> int:
     spec = enter_bundle(call)
     process = spec.get("process") or {}
     check_terminal(call, process, detach=True)
-    options = create_options(call, process, file)
+    options = create_options(call, file)
     from wherry.runc.create import create
 
     create(call.settings.root, call.id, spec, options)

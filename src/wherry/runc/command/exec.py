@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
 from wherry.errors import Unknown
+from wherry.oci import json_text
 from wherry.runc.command.command import Command
 from wherry.runc.command.flags import NUMBERS, SWITCH, TEXTS, Flag
 from wherry.runc.command.launch import (
     CONSOLE_SOCKET,
     DETACH,
     PID_FILE,
+    PIDFD_SOCKET,
     PRESERVE_FDS,
     check_terminal,
     host_root,
@@ -44,6 +44,7 @@ COMMAND = Command(
         Flag("process", "a file with the process's document", short="p"),
         DETACH,
         PID_FILE,
+        PIDFD_SOCKET,
         Flag("process-label", "its SELinux label"),
         Flag("apparmor", "its AppArmor profile"),
         Flag("no-new-privs", "it cannot gain privileges by running programs", SWITCH),
@@ -90,13 +91,15 @@ def _check_status(container: Container, values: Values) -> None:
 def _options(call: Call, pid_file: str) -> ExecOptions:
     from wherry.runc.exec import ExecOptions
 
-    return ExecOptions(
+    options = ExecOptions(
         pid_file=pid_file,
         console_socket=call.values.text("console-socket"),
         preserve_fds=preserved_descriptors(call),
         cgroups=call.values.texts("cgroup"),
         ignore_paused=call.values.switch("ignore-paused"),
     )
+    options.pidfd_socket = call.values.text("pidfd-socket")
+    return options
 
 
 def _run_here(call: Call, container: Container, process: dict[str, Any], options: ExecOptions) -> int:
@@ -143,7 +146,7 @@ def _process(call: Call, container: Container) -> dict[str, Any]:
         raise Unknown("process args cannot be empty")
     else:
         # A copy: what this one changes is not the container's.
-        process = json.loads(json.dumps(container.spec.get("process") or {}))
+        process = json_text.loads(json_text.dumps(container.spec.get("process") or {}))
         process["args"] = call.words[1:]
         _change(process, call.values)
     check_process(process)

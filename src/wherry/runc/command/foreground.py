@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 
+from wherry.linux import signals
 from wherry.linux.process import become_subreaper
 from wherry.runc.command.copying import Copy
 
@@ -17,12 +17,17 @@ if TYPE_CHECKING:
 
     from wherry.runc.command.console import ConsoleSocket, HostTerminal
     from wherry.runc.command.log import Log
+    from wherry.runc.command.notify import Notification
 
 #: Not handed on. SIGURG is what Go's own runtime uses, so that nobody sends it to runc for the container. SIGPIPE tells
 #: of a reader that has gone. The others stop whoever touches a terminal from the background, which is us.
-_IGNORED = (signal.SIGPIPE, signal.SIGURG, signal.SIGTTIN, signal.SIGTTOU)
+_IGNORED = (signals.SIGPIPE, signals.SIGURG, signals.SIGTTIN, signals.SIGTTOU)
 #: These tell of a fault of this program's own when they come, and cannot wait.
-_FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS)
+_FAULTS = (
+    signals.SIGSEGV, signals.SIGBUS, signals.SIGFPE, signals.SIGILL, signals.SIGABRT, signals.SIGTRAP, signals.SIGSYS
+)  # fmt: skip
+#: Left as they are.
+_UNHANDLED = (signals.SIGKILL, signals.SIGSTOP, *_FAULTS)
 
 
 class Foreground:
@@ -41,6 +46,8 @@ class Foreground:
         self._pid = 0
         self._status: int | None = None
         self._early: list[int] = []
+        #: What the process tells of its being ready, for the service manager: this process stays the main one.
+        self.notification: Notification | None = None
         #: What become the process's standard streams, where it has no terminal.
         self.stdio: Sequence[int] = (0, 1, 2)
         if process.get("terminal"):
@@ -81,18 +88,21 @@ class Foreground:
 
     def _handle_signals(self) -> None:
         self._woken, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        signals.wake_by(waker)
         self._waker = waker
-        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, *_FAULTS}:
+        for number in range(1, signals.NSIG):
             try:
-                signal.signal(number, signal.SIG_IGN if number in _IGNORED else self._hand_on)
+                if number in _IGNORED:
+                    signals.ignore(number)
+                elif number not in _UNHANDLED:
+                    signals.handle(number, self._hand_on)
             except OSError:
                 continue  # one that the C library keeps for itself
 
     def _hand_on(self, number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGCHLD:
+        if number == signals.SIGCHLD:
             return  # the pipe has been written to
-        if number == signal.SIGWINCH:
+        if number == signals.SIGWINCH:
             if self._terminal and self._master >= 0:
                 self._terminal.resize(self._master)
         elif not self._pid:
@@ -159,7 +169,11 @@ class Foreground:
             wanted[fd] = wanted.get(fd, 0) | event
         for fd, events in wanted.items():
             poll.register(fd, events)
+        if self.notification is not None:
+            poll.register(self.notification.fileno(), select.POLLIN)
         ready = dict(poll.poll(None if blocking else 0))
+        if self.notification is not None and self.notification.fileno() in ready:
+            self._notify(self.notification)
         if self._woken in ready:
             try:
                 os.read(self._woken, 4096)
@@ -169,6 +183,15 @@ class Foreground:
             fd, event = copy.wants()
             if ready.get(fd, 0) & (event | select.POLLHUP | select.POLLERR | select.POLLNVAL):
                 copy.advance()
+
+    def _notify(self, notification: Notification) -> None:
+        try:
+            if not notification.receive(os.getpid()):
+                return
+        except OSError as error:
+            self._log.warning(f"the service manager does not listen: {(error.strerror or '').lower()}")
+        notification.close()
+        self.notification = None
 
     def _collect(self) -> None:
         """Collect every child that has ended."""
@@ -186,8 +209,8 @@ class Foreground:
 
     def _let_signals_end_us(self) -> None:
         """Nobody is left to hand them to: whoever waits for the last output may have had enough of it."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-            signal.signal(number, signal.SIG_DFL)
+        for number in (signals.SIGINT, signals.SIGTERM, signals.SIGHUP, signals.SIGQUIT):
+            signals.set_default(number)
 
     def close(self) -> None:
         """Leave everything as it was."""
@@ -203,6 +226,6 @@ class Foreground:
             self._terminal.close()
         if self._socket:
             self._socket.close()
-        signal.set_wakeup_fd(-1)
+        signals.wake_by(-1)
         os.close(self._woken)
         os.close(self._waker)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-
 from wherry.errors import Unknown
+from wherry.linux import signals
 from wherry.runc.command.command import Command
 from wherry.runc.command.flags import SWITCH, Flag
 
@@ -34,8 +33,8 @@ def parse_signal(text: str) -> int:
     if digits.isascii() and digits.isdigit():
         return int(text)
     name = text.upper().removeprefix("SIG")
-    found = getattr(signal, f"SIG{name}", None)
-    # Not SIG_DFL and its like; and what lies between RTMIN and RTMAX has no names here, nor in runc.
-    if not isinstance(found, signal.Signals) or name.startswith("RT"):
+    found = signals.number_of(f"SIG{name}")
+    # What lies between RTMIN and RTMAX has no names here, nor in runc.
+    if found is None or name.startswith("RT"):
         raise Unknown(f'unknown signal "{text}"')
-    return int(found)
+    return found

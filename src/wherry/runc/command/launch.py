@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 BUNDLE = Flag("bundle", "the bundle's directory, here by default", short="b")
 CONSOLE_SOCKET = Flag("console-socket", "a unix socket that the process's terminal is sent to")
 PID_FILE = Flag("pid-file", "a file for the process's pid")
+PIDFD_SOCKET = Flag("pidfd-socket", "a unix socket that a pidfd of the process is sent to")
 DETACH = Flag("detach", "leave the container to itself when its process runs", SWITCH, short="d")
 NO_SUBREAPER = Flag("no-subreaper", "leave the container's orphans to init, not to this process", SWITCH)
 NO_PIVOT = Flag("no-pivot", "enter the root by chroot, not by pivot_root: for a root file system on a ramdisk", SWITCH)
@@ -59,14 +60,12 @@ def check_terminal(call: Call, process: dict[str, Any], *, detach: bool) -> None
         raise Unknown("cannot use console socket if runc will not detach or allocate tty")
 
 
-def create_options(call: Call, process: dict[str, Any], pid_file: str) -> CreateOptions:
-    """Return what the flags of create or run say; descriptors to listen on are told to the process. Unknown."""
+def create_options(call: Call, pid_file: str) -> CreateOptions:
+    """Return what the flags of create or run say; what systemd has for a service is handed on. Unknown."""
     from wherry.runc.create import CreateOptions
 
     listening = _listening_descriptors()
-    if listening:
-        process["env"] = [*(process.get("env") or ()), f"LISTEN_FDS={listening}", "LISTEN_PID=1"]
-    return CreateOptions(
+    options = CreateOptions(
         os.getcwd(),
         pid_file=pid_file,
         console_socket=call.values.text("console-socket"),
@@ -76,6 +75,16 @@ def create_options(call: Call, process: dict[str, Any], pid_file: str) -> Create
         systemd_cgroup=call.settings.systemd_cgroup,
         rootless=call.settings.is_rootless(),
     )
+    options.pidfd_socket = call.values.text("pidfd-socket")
+    if listening:
+        options.environment += [f"LISTEN_FDS={listening}", "LISTEN_PID=1"]
+    if call.settings.notify_socket:
+        from wherry.runc.command import notify
+
+        options.environment += notify.environment()
+        options.mounts.append(notify.mount(os.path.join(call.settings.root, call.id)))
+        options.folder = notify.DIRECTORY
+    return options
 
 
 def preserved_descriptors(call: Call, listening: int = 0) -> int:

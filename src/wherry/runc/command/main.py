@@ -37,15 +37,15 @@ def main() -> int:
     """Run the command line and return its exit status: that of the container's process, or runc's."""
     log = Log()
     try:
-        status = _main(sys.argv[1:], log)
-        sys.stdout.flush()
+        try:
+            return _main(sys.argv[1:], log)
+        finally:
+            sys.stdout.flush()
     except UsageError as error:
         log.fatal(str(error))
         return 1
     except BrokenPipeError:
-        # Whoever read the output has gone; the interpreter would complain about it at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
+        return 1  # whoever read the output has gone
     except (Error, OSError) as error:
         log.fatal(reason(error))
         return 1
@@ -55,7 +55,6 @@ def main() -> int:
         log.debug(traceback.format_exc())
         log.fatal(f"{type(error).__name__}: {error}")
         return 1
-    return status
 
 
 def reason(error: BaseException) -> str:

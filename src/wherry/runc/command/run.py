@@ -13,6 +13,7 @@ from wherry.runc.command.launch import (
     NO_PIVOT,
     NO_SUBREAPER,
     PID_FILE,
+    PIDFD_SOCKET,
     PRESERVE_FDS,
     check_terminal,
     create_options,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wherry.runc.command.command import Call
+    from wherry.runc.command.notify import Notification
     from wherry.runc.container import Container
     from wherry.runc.create import CreateOptions
 
@@ -40,6 +42,7 @@ COMMAND = Command(
         DETACH,
         Flag("keep", "do not delete the container at its end", SWITCH),
         PID_FILE,
+        PIDFD_SOCKET,
         NO_SUBREAPER,
         NO_PIVOT,
         NO_NEW_KEYRING,
@@ -55,21 +58,31 @@ def run(call: Call) -> int:
     process = spec.get("process") or {}
     detach = call.values.switch("detach")
     check_terminal(call, process, detach=detach)
-    options = create_options(call, process, file)
+    options = create_options(call, file)
     if not detach:
         return _run_here(call, spec, options)
     from wherry.runc.create import create
 
-    _start(create(call.settings.root, call.id, spec, options))
+    container = create(call.settings.root, call.id, spec, options)
+    notification = _start(call, container)
+    if notification is not None:
+        notification.wait(container, call.settings.log)
     return 0
 
 
-def _start(container: Container) -> None:
+def _start(call: Call, container: Container) -> Notification | None:
+    """Start a container; what its process tells of its being ready comes to what is returned, if anybody wants it."""
+    notification = None
     try:
+        if call.settings.notify_socket:
+            from wherry.runc.command.notify import Notification
+
+            notification = Notification(container.directory, call.settings.notify_socket)
         container.start()
     except Error:
         container.delete(force=True)
         raise
+    return notification
 
 
 def _run_here(call: Call, spec: dict[str, Any], options: CreateOptions) -> int:
@@ -87,7 +100,7 @@ def _run_here(call: Call, spec: dict[str, Any], options: CreateOptions) -> int:
         except Error:
             container.delete(force=True)
             raise
-        _start(container)
+        foreground.notification = _start(call, container)
         status = foreground.wait()
     finally:
         foreground.close()

@@ -45,6 +45,8 @@ class Settings:
         self.criu = values.text("criu")
         self.systemd_cgroup = values.switch("systemd-cgroup")
         self._rootless = values.text("rootless")
+        #: The socket of a service manager that wants to be told when a container is ready, "" for none: sd_notify(3).
+        self.notify_socket = os.environ.get("NOTIFY_SOCKET", "")
 
     def is_rootless(self) -> bool:
         """Tell whether cgroups that may not be written are none of our business. Unknown for a value that is none."""

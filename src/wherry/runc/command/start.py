@@ -16,5 +16,13 @@ COMMAND = Command(
 
 
 def run(call: Call) -> int:
-    call.load().start()
+    container = call.load()
+    if not call.settings.notify_socket:
+        container.start()
+        return 0
+    from wherry.runc.command.notify import Notification
+
+    notification = Notification(container.directory, call.settings.notify_socket)
+    container.start()
+    notification.wait(container, call.settings.log)
     return 0

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 
 from wherry.linux import tree
+from wherry.linux.libc import check, libc
 from wherry.store.database import Database
 from wherry.store.ingest import in_thread
 
@@ -52,6 +53,17 @@ class Directories:
             self._retire(str(id))
             os.rename(made, path)
         self._being_made.discard(os.path.basename(made))
+
+    async def sync(self) -> None:
+        """Have the disk hold all that was written here. syncfs(2). Raises OSError."""
+        await in_thread(self._sync)
+
+    def _sync(self) -> None:
+        fd = os.open(self._snapshots, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            check(libc.syncfs(fd), self._snapshots)
+        finally:
+            os.close(fd)
 
     async def remove_new(self, made: str) -> None:
         """Remove a directory that did not become a snapshot's."""

@@ -36,8 +36,8 @@ class Native:
             raise
         return made
 
-    def mounts(self, id: int, parents: Sequence[int], *, active: bool) -> list[Mount]:
-        """Return the mounts that show a snapshot."""
+    def mounts(self, id: int, parents: Sequence[int], *, active: bool, volatile: bool) -> list[Mount]:
+        """Return the mounts that show a snapshot: binds, which wait for no disk as it is."""
         shown = id if active or not parents else parents[0]
         return [Mount("bind", self.directories.path(shown), ["rbind", "rw" if active else "ro"])]
 

@@ -23,7 +23,13 @@ class Overlayfs:
         self.directories = Directories(root)
         # An unprivileged mount keeps its marks in other attributes, if the kernel can do that at all (5.11).
         self._user_xattrs = not _in_initial_user_namespace()
-        _try(root, ["userxattr"] if self._user_xattrs else [])
+        options = ["userxattr"] if self._user_xattrs else []
+        _try(root, options)
+        try:
+            _try(root, [*options, "volatile"])
+            self._can_be_volatile = True
+        except OSError:
+            self._can_be_volatile = False  # before Linux 5.10
         # After the trial, which loads the module. An index would pin the upper directory to its first lower one.
         self._index = os.path.exists("/sys/module/overlay/parameters/index")
 
@@ -44,8 +50,11 @@ class Overlayfs:
             os.chmod(upper, stat.S_IMODE(seen.st_mode))
         return made
 
-    def mounts(self, id: int, parents: Sequence[int], *, active: bool) -> list[Mount]:
-        """Return the mounts that show a snapshot, options in containerd 1.6's order."""
+    def mounts(self, id: int, parents: Sequence[int], *, active: bool, volatile: bool) -> list[Mount]:
+        """Return the mounts that show a snapshot, options in containerd 1.6's order.
+
+        A volatile one's mount syncs nothing (Documentation/filesystems/overlayfs.rst, "Volatile mount").
+        """
         if not parents:
             return [Mount("bind", self._fs(id), ["rw" if active else "ro", "rbind"])]
         if not active and len(parents) == 1:
@@ -57,6 +66,8 @@ class Overlayfs:
             options.append("userxattr")
         if active:
             options += [f"workdir={self.directories.path(id, 'work')}", f"upperdir={self._fs(id)}"]
+            if volatile and self._can_be_volatile:
+                options.append("volatile")
         options.append("lowerdir=" + ":".join(map(self._fs, parents)))
         return [Mount("overlay", "overlay", options)]
 

@@ -24,6 +24,10 @@ log = logging.getLogger(__name__)
 #: A label of Prepare: "make this, unless a snapshot of the label's name is there already".
 TARGET = "containerd.io/snapshot.ref"
 
+#: A label of Prepare, wherry's own: what is written there need not last, whoever asked removes it before long. The
+#: mount then waits for no disk when it goes; after a crash of the system the snapshot cannot be mounted any more.
+VOLATILE = "wherry/volatile"
+
 #: Rows that are looked at without a pause for others.
 _PAGE = 100
 
@@ -58,7 +62,7 @@ class Backend(Protocol):
     @property
     def directories(self) -> Directories: ...
     async def make(self, parents: Sequence[int], *, active: bool) -> str | None: ...
-    def mounts(self, id: int, parents: Sequence[int], *, active: bool) -> list[Mount]: ...
+    def mounts(self, id: int, parents: Sequence[int], *, active: bool, volatile: bool) -> list[Mount]: ...
     async def usage(self, id: int) -> Usage: ...
 
 
@@ -127,12 +131,12 @@ class Snapshotter:
             return cursor.lastrowid
 
         try:
-            number = await to_the_end(self._database.write(insert))
+            number = await to_the_end(self._database.write(insert, lasts=not new.get(VOLATILE)))
         except Exception:
             if made is not None:
                 await self._backend.directories.remove_new(made)
             raise
-        return self._backend.mounts(number, parents, active=active)
+        return self._backend.mounts(number, parents, active=active, volatile=bool(new.get(VOLATILE)))
 
     def _check_new(self, query: _Query, namespace: str, key: str, parent: str, target: str) -> list[int] | None:
         """Return the ids of the parents of a snapshot that is to be made; None if its target is there already."""
@@ -155,7 +159,8 @@ class Snapshotter:
         if row["kind"] == Kind.COMMITTED:
             raise FailedPrecondition(f"failed to get active mount: requested snapshot {key} not active or view")
         parents = self._parents(self._database.read, row["id"])
-        return self._backend.mounts(row["id"], parents, active=row["kind"] == Kind.ACTIVE)
+        volatile = VOLATILE in labels.decode(row["labels"])
+        return self._backend.mounts(row["id"], parents, active=row["kind"] == Kind.ACTIVE, volatile=volatile)
 
     async def commit(
         self,
@@ -177,6 +182,8 @@ class Snapshotter:
         row = self._check_commit(self._database.read, namespace, name, key, parent)
         number = row["id"]
         usage = await self._backend.usage(number)
+        if VOLATILE in labels.decode(row["labels"]):
+            await self._backend.directories.sync()
 
         def change(connection: sqlite3.Connection) -> None:
             leases.check(connection, namespace, lease)
@@ -219,7 +226,9 @@ class Snapshotter:
             self._release(connection, namespace, lease, key)
             return number
 
-        number = await to_the_end(self._database.write(delete))
+        row = self._find(self._database.read, namespace, key)
+        volatile = row is not None and VOLATILE in labels.decode(row["labels"])
+        number = await to_the_end(self._database.write(delete, lasts=not volatile))
         self._remove_in_background(self._backend.directories.retire([number]))
 
     async def discard(self, ids: Sequence[int]) -> None:

@@ -1,5 +1,5 @@
 """JSON read and written by the standard library's own C code, without the package around it: that imports regular
-expressions, which takes a cold start longer than all of this room. RFC 8259.
+expressions, which takes a short command longer than all that it has to do. RFC 8259.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ def _refuse(value: object) -> Any:
     raise TypeError(f"{type(value).__name__} is no type of JSON")
 
 
-def dumps(value: object) -> str:
-    """Return a document in ASCII, on one line. TypeError for what JSON has no type for."""
+def dumps(value: object, *, ascii: bool = True, colon: str = ": ", comma: str = ", ") -> str:
+    """Return a document on one line, in ASCII or as it is; `colon` and `comma` are what separates. TypeError for what
+    JSON has no type for."""
+    string = _json.encode_basestring_ascii if ascii else _json.encode_basestring
     # The arguments of json.JSONEncoder().iterencode's own call.
-    encode = _json.make_encoder({}, _refuse, _json.encode_basestring_ascii, None, ": ", ", ", False, False, False)
+    encode = _json.make_encoder({}, _refuse, string, None, colon, comma, False, False, False)
     return "".join(encode(value, 0))
