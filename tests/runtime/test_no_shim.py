@@ -19,8 +19,8 @@ from tests.harness.daemon import Wherryd
 from tests.runtime.test_survival import RUNTIMES, gone, tasks, until
 from wherry.oci import spec
 
-#: Both runtimes of containerd's, and ours, which is a program here as well.
-FLAGS = (*(("--runtime", runtime) for runtime in RUNTIMES), ("--runc-binary", "wherry-runc"))
+#: Both runtimes of containerd's, with ours below them, which is a program here as well; and with runc.
+FLAGS = (*(("--runtime", runtime) for runtime in RUNTIMES), ("--runc-binary", "runc"))
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_the_run_flow(daemon: Wherryd, namespace: str, flags: tuple[str, ...]) -
     assert status == "RUNNING"
     assert f"PPid:\t{daemon.pid}\n" in Path(f"/proc/{pid}/status").read_text()
     assert not [line for line in leaks.processes(namespace) if "shim" in line]
-    assert leaks.states_of_ours(namespace) == ([id] if "wherry-runc" in flags else [])
+    assert leaks.states_of_ours(namespace) == ([] if "runc" in flags else [id])
     assert ctr("tasks", "exec", "--exec-id", "one", id, "echo", "in exec") == "in exec\n"
     with daemon.ctr_terminal("tasks", "exec", "--tty", "--exec-id", "two", id, "tty", namespace=namespace) as terminal:
         terminal.read_until("/dev/pts/0")

@@ -17,11 +17,11 @@ ROOTS = {"runc": "/run/containerd/runc", "wherry-runc": "/run/wherry/runc"}
 
 @pytest.mark.parametrize("flags", [(), ("--runc-binary", "runc"), ("--runc-binary", "wherry-runc")])
 def test_who_knows_a_container(wherryd: Wherryd, busybox_archive: Path, crun: str, flags: tuple[str, ...]) -> None:
-    """By default the runtime is runc: its containers are found where those of containerd's shims are."""
+    """runc's containers are found where those of containerd's shims are; by default the runtime is ours."""
     namespace, id = wherryd.namespace(), wherryd.id()
     wherryd.ctr("images", "import", busybox_archive, namespace=namespace).check()
     wherryd.ctr("run", "--detach", "--null-io", *flags, BUSYBOX, id, "sleep", "1000", namespace=namespace).check()
-    own = flags[-1] if flags else "runc"
+    own = flags[-1] if flags else "wherry-runc"
     for name, root in ROOTS.items():
         for runtime, program in {**PROGRAMS, "crun": crun}.items():
             listed = run([program, "--root", f"{root}/{namespace}", "list", "-q"])
