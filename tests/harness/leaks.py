@@ -70,8 +70,8 @@ def states_of_ours(namespace: str) -> list[str]:
 
 
 def states(root: Path) -> list[Path]:
-    """Return where a runtime has the state of containers; the profiles that ours has compiled are no container's."""
-    return [path for path in entries(root) if path.name != ".seccomp"]
+    """Return where a runtime has the state of containers: ours not right below its root."""
+    return [path for path in entries(root) if path.name != ".wherry"] + entries(root / ".wherry/containers")
 
 
 def tidy(names: Names) -> None:
@@ -79,8 +79,9 @@ def tidy(names: Names) -> None:
     for namespace in names.namespaces:
         roots = _RUNC / namespace, _BUILTIN / namespace
         for root in roots:
-            shutil.rmtree(root / ".seccomp", ignore_errors=True)
-        for path in (*roots, *_CGROUPS.glob(f"*/{namespace}"), _CGROUPS / namespace):
+            shutil.rmtree(root / ".wherry/seccomp", ignore_errors=True)
+        ours = [root / ".wherry" for root in roots]
+        for path in (*ours, *roots, *_CGROUPS.glob(f"*/{namespace}"), _CGROUPS / namespace):
             with contextlib.suppress(OSError):  # absent, or not empty: then it has been reported
                 path.rmdir()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from wherry.api import typeurl
 from wherry.api.runtime.runc.v1.options_pb2 import Options
 from wherry.api.types.types_pb2 import Mount
 from wherry.errors import AlreadyExists, Error, InvalidArgument
-from wherry.shim.record import BUILTIN_ROOT, DEFAULT_ROOT
+from wherry.shim.record import BUILTIN_ROOT, DEFAULT_ROOT, has_state
 
 _NO_SOURCE = Mount(type="bind", source="/no/such", options=["rbind", "ro"])
 _NO_TYPE = Mount(type="nosuchfs", source="none", options=["x=y"])
@@ -63,8 +62,8 @@ async def _failure(container: Container, fields: dict[str, Any], changes: dict[s
 def _left(container: Container) -> list[str]:
     found = [line for line in leaks.mounts() if f"{container.bundle}/" in line]
     found += [str(path) for path in container.bundle.glob("*.pid")]
-    states = [Path(root) / container.lab.namespace / container.id for root in (DEFAULT_ROOT, BUILTIN_ROOT)]
-    return found + [str(state) for state in states if state.exists()]
+    roots = [f"{root}/{container.lab.namespace}" for root in (DEFAULT_ROOT, BUILTIN_ROOT)]
+    return found + [root for root in roots if has_state(root, container.id)]
 
 
 @pytest.mark.parametrize(("ours", "stock"), [(Ours, StockV2), (OursV1, StockV1)])

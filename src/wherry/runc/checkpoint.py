@@ -10,11 +10,11 @@ from wherry.errors import InvalidArgument, Unknown
 from wherry.linux import mount as m
 from wherry.linux.process import start_time
 from wherry.runc.container import Container
-from wherry.runc.create import already_exists, now, remove_directory, write_pid_file
+from wherry.runc.create import already_exists, now, unmake_directory, write_pid_file
 from wherry.runc.criu import DUMP, FIRST_INHERITED, PRE_DUMP, RESTORE, Criu
 from wherry.runc.hooks import run_hooks
 from wherry.runc.spec import check_id
-from wherry.runc.state import State, hook_state, make_root
+from wherry.runc.state import State, hook_state, make_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -230,19 +230,18 @@ class _Restoration:
         self._options = options
         self._criu_options = criu_options
         self._state = State(id, options.bundle, spec)
-        self._directory = os.path.join(root, id)
+        self._directory = ""
         self._cgroup: Cgroup
 
     def prepare(self, undo: ExitStack, closing: ExitStack) -> None:
         """Make what criu expects to be there: the cgroup, and the root file system with its mount points."""
         from wherry.runc.cgroups.cgroup import new_cgroup
 
-        make_root(self._root)
         try:
-            os.mkdir(self._directory, 0o711)
+            self._directory = make_directory(self._root, self._state.id)
         except FileExistsError:
             raise already_exists() from None
-        undo.callback(remove_directory, self._directory)
+        undo.callback(unmake_directory, self._directory)
         linux, options, state = self._spec.get("linux") or {}, self._options, self._state
         self._cgroup = new_cgroup(
             linux.get("cgroupsPath") or "", state.id, systemd=options.systemd_cgroup, rootless=options.rootless

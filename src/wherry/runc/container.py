@@ -6,13 +6,13 @@ from __future__ import annotations
 import os
 
 from wherry.errors import FailedPrecondition, NotFound, Unknown
-from wherry.linux import signals, tree
+from wherry.linux import signals
 from wherry.oci import json_text
 from wherry.runc.cgroups.cgroup import load_cgroup
 from wherry.runc.gate import is_waiting, open_gate
 from wherry.runc.hooks import run_hooks
 from wherry.runc.spec import check_id, check_resources
-from wherry.runc.state import hook_state, ids, read_state
+from wherry.runc.state import directory_of, hook_state, ids, read_state, remove_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Container:
 
     @property
     def directory(self) -> str:
-        return os.path.join(self.root, self.id)
+        return directory_of(self.root, self.id)
 
     def status(self) -> str:
         """Return "created", "running", "paused" or "stopped"."""
@@ -308,7 +308,7 @@ def _wait(pidfd: int) -> None:
 
 def _remove(directory: str) -> None:
     try:
-        tree.remove(directory)
+        remove_directory(directory)
     except FileNotFoundError:
         return  # another has deleted it at this moment
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from wherry.errors import AlreadyExists, Error, InvalidArgument, Unknown
-from wherry.linux import signals, tree
+from wherry.linux import signals
 from wherry.linux.descriptors import close_range
 from wherry.linux.limits import RLIMITS, set_limit
 from wherry.linux.mount import MS_PRIVATE
@@ -28,7 +28,7 @@ from wherry.runc.namespaces import Namespaces, launch
 from wherry.runc.process import ProcessPlan
 from wherry.runc.seccomp import compile_filter
 from wherry.runc.spec import check_id, namespace_paths
-from wherry.runc.state import State, hook_state, make_root, seccomp_cache
+from wherry.runc.state import State, hook_state, make_directory, remove_directory, seccomp_cache
 from wherry.runc.undo import Work
 
 TYPE_CHECKING = False
@@ -137,13 +137,11 @@ class Creation(Work):
         self._launch(plan)
 
     def _make_directory(self) -> None:
-        make_root(self._root)
-        self._directory = os.path.join(self._root, self._id)
         try:
-            os.mkdir(self._directory, 0o711)
+            self._directory = make_directory(self._root, self._id)
         except FileExistsError:
             raise already_exists() from None
-        self._undo.callback(remove_directory, self._directory)
+        self._undo.callback(unmake_directory, self._directory)
         if self._options.folder:
             folder = os.path.join(self._directory, self._options.folder)
             os.mkdir(folder)
@@ -469,9 +467,9 @@ def now() -> str:
     )
 
 
-def remove_directory(directory: str) -> None:
+def unmake_directory(directory: str) -> None:
     """Remove what a failed create had made."""
     try:
-        tree.remove(directory)
+        remove_directory(directory)
     except OSError:
         return  # what was wrong before this is to be told

@@ -1,6 +1,7 @@
-"""What is kept on disk of a container: a directory of its name below the root, with one document.
+"""What is kept on disk of a container: a directory of its name, with one document.
 
-Its name is not runc's or crun's, nor is its root: neither runtime may take the other's containers for its own.
+It is not right below the root, which other runtimes may have as well (containerd's shims give all of them the same):
+`runc delete` removes whatever is there by the name that it is told.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import os
 import stat
 
 from wherry.errors import NotFound, Unknown
+from wherry.linux import tree
 from wherry.oci import json_text
 
 TYPE_CHECKING = False
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
     #: A file's inode and when it was written, in nanoseconds.
     Stamp = tuple[int, int]
+
+#: What is ours below the root.
+_OURS = ".wherry"
+_CONTAINERS = "containers"
 
 _FILE = "wherry.json"
 _FORMAT = 1
@@ -114,7 +120,7 @@ def _stamp(found: os.stat_result) -> Stamp:
 
 def read_state(root: str, id: str) -> State:
     """Read a container's document. NotFound("container does not exist") without one, Unknown for a damaged one."""
-    path = os.path.join(root, id, _FILE)
+    path = os.path.join(directory_of(root, id), _FILE)
     try:
         with open(path, "rb") as file:
             stamp = _stamp(os.fstat(file.fileno()))
@@ -132,6 +138,11 @@ def read_state(root: str, id: str) -> State:
     return state
 
 
+def directory_of(root: str, id: str) -> str:
+    """Return where a container's state is, whether it exists or not."""
+    return os.path.join(root, _OURS, _CONTAINERS, id)
+
+
 def does_not_exist() -> NotFound:
     """Return runc's error, word for word: clients look for it."""
     error = NotFound()
@@ -142,27 +153,58 @@ def does_not_exist() -> NotFound:
 
 def ids(root: str) -> list[str]:
     """Return the names of the containers that there are."""
+    containers = os.path.join(root, _OURS, _CONTAINERS)
     try:
-        with os.scandir(root) as entries:
+        with os.scandir(containers) as entries:
             found = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return []
-    return sorted(name for name in found if os.path.exists(os.path.join(root, name, _FILE)))
+    return sorted(name for name in found if os.path.exists(os.path.join(containers, name, _FILE)))
 
 
-def make_root(root: str) -> None:
-    """Make the directory that all containers' are in, private to its owner. Unknown if it cannot be."""
+def make_directory(root: str, id: str) -> str:
+    """Make a container's directory, and those that it is in, private to their owner; return it.
+
+    FileExistsError if there is one, Unknown if there can be none.
+    """
+    path = directory_of(root, id)
+    while True:
+        _make_root(root)
+        try:
+            os.mkdir(path, 0o711)
+        except FileNotFoundError:
+            continue  # with the last container before this one the directories went away just now
+        return path
+
+
+def _make_root(root: str) -> None:
+    containers = os.path.join(root, _OURS, _CONTAINERS)
     try:
         os.makedirs(root, mode=0o700, exist_ok=True)
         if not stat.S_ISDIR(os.stat(root).st_mode):
             raise NotADirectoryError(20, "not a directory")
+        try:
+            os.makedirs(containers, mode=0o700, exist_ok=True)
+        except FileNotFoundError:
+            return  # as below
     except OSError as error:
         raise Unknown(f"mkdir {root}: {(error.strerror or '').lower()}") from None
 
 
+def remove_directory(path: str) -> None:
+    """Remove a container's directory, and what it is in if that is empty then, but for the root. OSError."""
+    tree.remove(path)
+    containers = os.path.dirname(path)
+    for empty in (containers, os.path.dirname(containers)):
+        try:
+            os.rmdir(empty)
+        except OSError:
+            return  # there are others
+
+
 def seccomp_cache(root: str) -> str:
     """Return where compiled seccomp profiles are kept, for the containers of a root directory."""
-    return os.path.join(root, ".seccomp")
+    return os.path.join(root, _OURS, "seccomp")
 
 
 def hook_state(state: State, status: str) -> dict[str, Any]:

@@ -56,8 +56,7 @@ def _delete_container(recorded: Options, namespace: str, id: str) -> None:
     if binary == record.BUILTIN:
         _delete_builtin(root, id)
         return
-    if not os.path.exists(os.path.join(root, id)):
-        # runc's and crun's state of a container is a directory of its name: without one there is nothing to ask for.
+    if not record.has_state(root, id):
         return
     command = [binary, "--root", root]
     if recorded.systemd_cgroup:

@@ -8,6 +8,7 @@ import os
 import sys
 
 from wherry.api.runtime.runc.v1.options_pb2 import Options
+from wherry.runc.state import directory_of
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,11 @@ def runtime_program(options: Options) -> str:
     """Return the program of the runtime that options name: our own is where this interpreter's commands are."""
     binary = runtime_binary(options)
     return os.path.join(os.path.dirname(sys.executable), binary) if binary == BUILTIN else binary
+
+
+def has_state(root: str, id: str) -> bool:
+    """Tell whether an OCI runtime has something of a container: runc and crun right below the root, ours further down."""
+    return os.path.lexists(os.path.join(root, id)) or os.path.lexists(directory_of(root, id))
 
 
 def write(bundle: str, options: Options) -> None:

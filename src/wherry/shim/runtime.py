@@ -10,6 +10,7 @@ from typing import Protocol
 from wherry.errors import Error, NotFound, Unknown
 from wherry.shim.options import CheckpointOptions
 from wherry.shim.reaper import Reaper
+from wherry.shim.record import has_state
 
 Descriptors = Mapping[int, int]
 
@@ -97,12 +98,11 @@ class RuncBinary:
 
     async def _make(self, id: str, arguments: list[str], launch: Launch, failure: str) -> None:
         # runc cleans up after itself unless it is killed; what was there before is somebody else's.
-        state = os.path.join(self._root, id)
-        existed = os.path.lexists(state)
+        existed = has_state(self._root, id)
         try:
             await self._run([*arguments, id], failure, launch)
         except Error:
-            if not existed and os.path.lexists(state):
+            if not existed and has_state(self._root, id):
                 await self._forget(id)
             raise
 

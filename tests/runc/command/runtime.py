@@ -111,6 +111,6 @@ class Runtime:
 
     def _left(self) -> list[str]:
         cgroups = Path("/sys/fs/cgroup")
-        found = [str(path) for path in leaks.entries(self.root)]
+        found = [str(path) for path in leaks.states(self.root)]
         found += [str(path) for id in self.ids for path in [*cgroups.glob(f"*/{id}"), cgroups / id] if path.exists()]
         return found + [line for line in leaks.mounts() if f"{self.directory}/" in line]

@@ -83,7 +83,7 @@ class Laboratory:
     def left(self, root: Path) -> list[str]:
         """Return what there is of a container: state, cgroups, mounts, and processes that the runtime started."""
         # wherry-runc keeps compiled seccomp profiles in .seccomp: no container is called so.
-        left = [f"state: {path}" for path in leaks.entries(root) if path.is_dir() and path.name != ".seccomp"]
+        left = [f"state: {path}" for path in leaks.states(root) if path.is_dir()]
         # A runtime removes its container's cgroup, but not those that it made above.
         left += [f"cgroup: {path}" for path in self._cgroups() if path.name in ("c", self.name)]
         left += [f"mount: {line}" for line in leaks.mounts() if f"{self.directory}/" in line]

@@ -15,6 +15,7 @@ from tests.harness.terminal import Terminal
 from tests.runc.command.runtime import Runtime
 from tests.runc.command.transcript import Transcript
 from tests.runc.seams.conftest import PROGRAMS
+from wherry.runc.state import directory_of
 
 #: What runc says otherwise, and why ours does not.
 _RUNCS_OWN = {
@@ -125,7 +126,7 @@ def test_cgroups_of_others(runtimes: dict[str, Runtime]) -> None:
     runtime = runtimes["wherry-runc"]
     id = runtime.configure("sleep", "1000")
     runtime.detached("run", "--detach", "--bundle", runtime.bundle, id).check()
-    assert json.loads((runtime.root / id / "wherry.json").read_text())["cgroup"] == {}
+    assert json.loads(Path(directory_of(str(runtime.root), id), "wherry.json").read_text())["cgroup"] == {}
 
 
 # -- by root of a user namespace ---------------------------------------------------------------------------------------

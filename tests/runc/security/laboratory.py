@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.harness import leaks
 from tests.runc.differential.cases import base, changed
 
 _HERE = Path(__file__).parent
@@ -151,7 +152,7 @@ class Laboratory:
 
     def left(self) -> list[str]:
         """Return what containers have left: state, cgroups and mounts."""
-        left = [f"state: {path}" for path in self.root.glob("*") if path.name != ".seccomp"]
+        left = [f"state: {path}" for path in leaks.states(self.root)]
         left += [f"cgroup: {path}" for path in Path("/sys/fs/cgroup").glob(f"*/{self.name}-*")]
         left += [f"cgroup: {path}" for path in Path("/sys/fs/cgroup").glob(f"{self.name}-*")]
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()

@@ -98,7 +98,7 @@ def test_bundles_that_are_open(running: Running) -> None:
 
 def test_state_of_the_runtime_is_closed(running: Running) -> None:
     """CVE-2024-25621: neither is the state of the built-in runtime, its gate among it, for others."""
-    states = list(Path("/run/wherry/runc").glob(f"{running.namespace}/{running.id}"))
+    states = list(Path("/run/wherry/runc").glob(f"{running.namespace}/.wherry/containers/{running.id}"))
     assert states
     assert "PermissionError" in _as_nobody(_READ, states[0] / "wherry.json")
     assert _as_nobody(_WALK, states[0].parent) == ""
