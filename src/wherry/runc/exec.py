@@ -232,6 +232,8 @@ class Execution(Work):
 
     def _launch_here(self, plan: ExecPlan) -> None:
         own = -1
+        # A stage enters all by itself: the pid namespace is then the one of its child.
+        plan.entered = 0 if plan.process.is_stage else plan.flags & CLONE_NEWPID
         if plan.flags & CLONE_NEWPID and not plan.process.is_stage:
             # A process enters a pid namespace only by its children.
             own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)

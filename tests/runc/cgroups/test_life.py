@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -81,12 +82,12 @@ def test_cgroups_below_it(parent: str, processes: Processes) -> None:
 def test_a_process_on_its_way_out_is_waited_for(parent: str, processes: Processes) -> None:
     cgroup = new_cgroup(f"{parent}/a", "id", systemd=False, rootless=False)
     cgroup.create()
-    process = processes.start("sh", "-c", "read x; exec sleep 0.1")
-    cgroup.join(process.pid)
-    assert process.stdin is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
+    pid = processes.sleep()
+    cgroup.join(pid)
+    ending = threading.Timer(0.1, os.kill, (pid, signal.SIGKILL))
+    ending.start()
     cgroup.delete()
+    ending.join()
 
 
 def test_freeze(parent: str, processes: Processes) -> None:

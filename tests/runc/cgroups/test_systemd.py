@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from typing import Any
 import pytest
 
 from tests.harness.names import unique
-from tests.linux.child import in_child
 from tests.runc.cgroups.conftest import Processes, Runc
 from tests.runc.cgroups.test_against_runc import DOCKER, _files
 from wherry.errors import InvalidArgument, Unknown
@@ -110,7 +107,7 @@ _ASKED = {
     "CollectMode": "inactive-or-failed",
     "RuntimeMaxUSec": "15min",
     "TasksMax": "77",
-    "Documentation": "man:wherry(1) man:runc(8)",
+    "Documentation": '"man:wherry(1)" "man:runc(8)"',
 }
 
 
@@ -195,61 +192,6 @@ def test_annotations(name: str, text: str, found: object) -> None:
             annotation_properties(annotations)
     else:
         assert annotation_properties(annotations) == [found]
-
-
-_USER = 54321
-
-
-@pytest.fixture
-def users_systemd() -> Iterator[str]:
-    """The unit in which a user's own systemd runs, with nothing but its private socket."""
-    unit = f"{unique('wherrytest')}.service"
-    place = Path("/run", unit)
-    place.mkdir(mode=0o700)
-    os.chown(place, _USER, _USER)
-    settings = [f"--property=User={_USER}", f"--property=Group={_USER}", "--property=Delegate=yes"]
-    target = place / "idle.target"
-    target.write_text("[Unit]\nDefaultDependencies=no\n")
-    variables = [f"--setenv=XDG_RUNTIME_DIR={place}", f"--setenv=SYSTEMD_UNIT_PATH={place}:", f"--setenv=HOME={place}"]
-    manager = ["/lib/systemd/systemd", "--user", "--unit=idle.target"]
-    subprocess.run(["systemd-run", "--quiet", f"--unit={unit}", *settings, *variables, *manager], check=True)
-    deadline = time.monotonic() + 60
-    while not (place / "systemd/private").exists():
-        assert time.monotonic() < deadline, "the user's systemd does not begin"
-        time.sleep(0.1)
-    yield unit
-    subprocess.run(["systemctl", "stop", unit], check=True)
-    subprocess.run(["systemctl", "reset-failed", unit], stderr=subprocess.DEVNULL)
-    shutil.rmtree(place)
-
-
-@booted
-def test_unit_of_a_users_own_systemd(users_systemd: str, processes: Processes) -> None:
-    """Without root: the unit is one of the user's manager, found by its private socket without a session bus."""
-    pid = processes.start("setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--clear-groups", "sleep", "1000").pid
-    place = Path("/sys/fs/cgroup/system.slice", users_systemd)
-
-    def as_user() -> None:
-        # systemd moves only what it might move itself.
-        Path(place, "init.scope/cgroup.procs").write_text(f"{pid}\n")
-        Path(place, "init.scope/cgroup.procs").write_text(f"{os.getpid()}\n")
-        os.environ["XDG_RUNTIME_DIR"] = f"/run/{users_systemd}"
-        os.environ.pop("DBUS_SESSION_BUS_ADDRESS", None)
-        os.setgroups([])
-        os.setresgid(_USER, _USER, _USER)
-        os.setresuid(_USER, _USER, _USER)
-        cgroup = new_cgroup(":wherry:rootless", "id", systemd=True, rootless=True)
-        assert cgroup.paths == {"": f"{place}/user.slice/wherry-rootless.scope"}
-        cgroup.create({})
-        cgroup.join(pid)
-        cgroup.set({"pids": {"limit": 7}})
-        assert cgroup.pids() == [pid]
-        assert Path(cgroup.paths[""], "pids.max").read_text() == "7\n"
-        os.kill(pid, signal.SIGKILL)
-        cgroup.delete()
-        assert not cgroup.exists()
-
-    in_child(as_user)
 
 
 @booted
