@@ -45,7 +45,7 @@ def runtime_program(options: Options) -> str:
 
 
 def has_state(root: str, id: str) -> bool:
-    """Tell whether an OCI runtime has something of a container: runc and crun right below the root, ours further down."""
+    """Tell whether an OCI runtime has state of a container: runc and crun right below the root, ours further down."""
     return os.path.lexists(os.path.join(root, id)) or os.path.lexists(directory_of(root, id))
 
 

@@ -154,5 +154,9 @@ def test_neither_sees_the_others(ours: Runtime, runc: Runtime) -> None:
 
     own = ours.configure("sleep", "1000")
     ours.detached("run", "--detach", "--bundle", ours.bundle, own).check()
-    assert "does not exist" in run(["runc", "--root", ours.root, "state", own]).error_text
+    for other in ("runc", "crun"):
+        assert own not in run([other, "--root", ours.root, "list", "-q"]).text
+        for words in (["state"], ["delete"], ["delete", "--force"]):
+            run([other, "--root", ours.root, *words, own])
     assert ours("list", "-q").check().text == f"{own}\n"
+    assert json.loads(ours("state", own).check().text)["status"] == "running"

@@ -7,6 +7,7 @@ import os
 from wherry.errors import NotFound
 from wherry.runc.command.command import Command
 from wherry.runc.command.flags import SWITCH, Flag
+from wherry.runc.state import directory_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def run(call: Call) -> int:
     try:
         container = call.load()
     except NotFound:
-        _remove_remains(os.path.join(call.settings.root, call.id))
+        _remove_remains(directory_of(call.settings.root, call.id))
         if force:
             return 0
         raise

@@ -6,6 +6,7 @@ import os
 
 from wherry.errors import NotFound, Unknown
 from wherry.runc.command.flags import NUMBER, SWITCH, Flag
+from wherry.runc.state import directory_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def create_options(call: Call, pid_file: str) -> CreateOptions:
         from wherry.runc.command import notify
 
         options.environment += notify.environment()
-        options.mounts.append(notify.mount(os.path.join(call.settings.root, call.id)))
+        options.mounts.append(notify.mount(directory_of(call.settings.root, call.id)))
         options.folder = notify.DIRECTORY
     return options
 
