@@ -12,12 +12,13 @@ from contextlib import contextmanager
 
 from wherry.errors import Error, NotFound, Unknown
 from wherry.linux.own_executable import is_protected
-from wherry.runc import libseccomp as _libseccomp  # noqa: F401  # nor by a profile that is in no cache
-from wherry.runc import seccomp_agent as _seccomp_agent  # noqa: F401
-from wherry.runc import seccomp_enosys as _seccomp_enosys  # noqa: F401
-from wherry.runc import seccomp_profile as _seccomp_profile  # noqa: F401
-from wherry.runc.cgroups import v1 as _v1  # noqa: F401  # nothing is imported after the start: the package may be
-from wherry.runc.cgroups import v2 as _v2  # noqa: F401  # another one by then
+from wherry.runc import libseccomp as _libseccomp  # noqa: F401  # Nothing is imported after the start, since the
+from wherry.runc import seccomp_agent as _seccomp_agent  # noqa: F401  # package may be another one by then: neither
+from wherry.runc import seccomp_enosys as _seccomp_enosys  # noqa: F401  # by a profile that is in no cache, nor by
+from wherry.runc import seccomp_profile as _seccomp_profile  # noqa: F401  # the first cgroup.
+from wherry.runc.cgroups import entrance as _entrance  # noqa: F401
+from wherry.runc.cgroups import v1 as _v1  # noqa: F401
+from wherry.runc.cgroups import v2 as _v2  # noqa: F401
 from wherry.runc.checkpoint import CriuOptions, checkpoint, restore
 from wherry.runc.container import Container
 from wherry.runc.create import CreateOptions, Creation, create

@@ -12,7 +12,6 @@ from wherry.errors import Unknown
 from wherry.runc.cgroups import control_files, freezer, v1_limits
 from wherry.runc.cgroups.control_files import refused
 from wherry.runc.cgroups.devices import policy, set_devices
-from wherry.runc.cgroups.entrance import Entrance
 from wherry.runc.cgroups.hierarchies import clean, hierarchies, in_user_namespace, own_cgroups
 from wherry.runc.cgroups.members import ADDING, APPLYING, SIGKILL, below, send, setting, sub_paths
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
+    from wherry.runc.cgroups.entrance import Entrance
     from wherry.runc.cgroups.oom import OomNotice
 
 _NOT_THERE = "cannot set {} limit: container could not join or create cgroup"
@@ -72,6 +72,8 @@ class CgroupV1:
         """Return how a child of this process gets in by itself; None if some of them it might do without."""
         if self._rootless:
             return None
+        from wherry.runc.cgroups.entrance import Entrance
+
         entrance = Entrance()
         try:
             for controller, path in self._targets(()):

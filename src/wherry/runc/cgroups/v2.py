@@ -11,7 +11,6 @@ import os
 from wherry.errors import Unknown
 from wherry.runc.cgroups import control_files, freezer, v2_limits
 from wherry.runc.cgroups.control_files import refused
-from wherry.runc.cgroups.entrance import Entrance
 from wherry.runc.cgroups.hierarchies import ROOT, clean, in_user_namespace, own_cgroups
 from wherry.runc.cgroups.members import ADDING, APPLYING, SIGKILL, below, send, setting, sub_paths
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
+    from wherry.runc.cgroups.entrance import Entrance
     from wherry.runc.cgroups.oom import OomNotice
 
 
@@ -64,6 +64,8 @@ class CgroupV2:
         """Return how a child of this process gets in by itself; None if there might be none for it."""
         if self._rootless:
             return None
+        from wherry.runc.cgroups.entrance import Entrance
+
         entrance = Entrance()
         try:
             entrance.open(self._path)
