@@ -84,6 +84,24 @@ VOLATILE = [
         "<digest of a diff>",
         "containerd gives whiteouts the time of the diff, wherryd 1970, so that equal changes make equal layers.",
     ),
+    Volatile(
+        "^run ",
+        r"(?<=^/proc/)(keys|timer_list) (devtmpfs rw,relatime|tmpfs rw,nosuid),size=[^ ]*",
+        r"\1 <a null device>",
+        "The built-in runtime covers files with the host's /dev/null, runc with the container's (CVE-2025-31133).",
+    ),
+    Volatile(
+        "^run .*--memory-limit 1 ",
+        r"(?<=unable to start container process: ).*(unable to set memory limit|OOM-killed).*(?=: unknown$)",
+        "<the memory limit is too low>",
+        "runc finds its process to have more than that, ours goes in when the limit is there, and is killed.",
+    ),
+    Volatile(
+        "^run ",
+        r"(?<=error preparing rootfs)(: mount ([^ :]+):\2, flags: 0x5000| [^ :]+)(?=: )",
+        "",
+        "runc names the flags of its mount(2), the built-in runtime the directory: the refusal is the same.",
+    ),
     Volatile("", r"\bcontainerd-mount\d+", "containerd-mount<#>", "A temporary directory's random name."),
     Volatile("", r"(?<=/run/containerd/fifo/)\d+", "<#>", "ctr makes its FIFOs in a directory with a random name."),
     Volatile(

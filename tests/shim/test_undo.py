@@ -45,7 +45,7 @@ def _chosen(container: Container, fields: dict[str, Any]) -> dict[str, Any]:
 #: Where runc leaves the words to Go's JSON parser.
 _OWN_WORDS = {
     "no such user": "Unknown: OCI runtime create failed: runc create failed: process.user.uid: -1 is no number from 0"
-    " to 4294967294: invalid argument",
+    " to 4294967294",
 }
 
 

@@ -275,14 +275,14 @@ class Creation(Work):
             self._channel.send(kind)
         except ChannelClosed:
             if kind != messages.JOINED:  # then its last message, which is still to be read, says why
-                raise died() from None
+                raise self._died() from None
 
     def advance(self) -> bool:
         """Do what the process asks for next; True when it waits to be started. Unknown with its reason."""
         try:
             kind, text = self._channel.receive()
         except ChannelClosed:
-            raise died() from None
+            raise self._died() from None
         except Unknown as error:
             raise Unknown(explained(error.message)) from None
         if kind == messages.HOOKS:
@@ -302,6 +302,11 @@ class Creation(Work):
         else:
             raise Unknown(f"the container's process said {kind!r}")
         return False
+
+    def _died(self) -> Unknown:
+        if self._cgroup.oom_kills():
+            return Unknown("unable to start container process: container init was OOM-killed (memory limit too low?)")
+        return died()
 
     def _run_hooks(self) -> None:
         hooks = self._spec.get("hooks") or {}

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from wherry.errors import Error, NotFound, Unknown
+from wherry.errors import Error, InvalidArgument, NotFound, Unknown
 from wherry.linux.own_executable import is_protected
 from wherry.runc import libseccomp as _libseccomp  # noqa: F401  # Nothing is imported after the start, since the
 from wherry.runc import seccomp_agent as _seccomp_agent  # noqa: F401  # package may be another one by then: neither
@@ -212,9 +212,14 @@ def _report(work: Callable[[], object], writing: int) -> None:
     try:
         work()
     except Error as error:
-        os.write(writing, json.dumps([type(error).__name__, error.message]).encode()[:65536])
+        os.write(writing, json.dumps([type(error).__name__, _words(error)]).encode()[:65536])
     except OSError as error:
         os.write(writing, json.dumps(["Unknown", str(error)]).encode()[:65536])
+
+
+def _words(error: Error) -> str:
+    """Return what went wrong as runc has it: without the kind of an error in what was asked for."""
+    return error.message.removesuffix(f": {error.kind}") if isinstance(error, InvalidArgument) else error.message
 
 
 def _require_protection() -> None:
@@ -232,7 +237,7 @@ def _failing(what: str) -> Iterator[None]:
     try:
         yield
     except Error as error:
-        raise Unknown(f"{what}: {error.message}" if what else error.message) from None
+        raise Unknown(f"{what}: {_words(error)}" if what else _words(error)) from None
     except OSError as error:
         raise Unknown(f"{what}: {error}" if what else str(error)) from None
 

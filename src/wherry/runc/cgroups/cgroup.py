@@ -90,6 +90,10 @@ if TYPE_CHECKING:
             """Return what tells of the OOM killer: a descriptor to poll."""
             ...
 
+        def oom_kills(self) -> int:
+            """Return how many processes of it the OOM killer has ended. 0 where the kernel does not say."""
+            ...
+
         def delete(self) -> None:
             """Remove it and all below it; fine if it is gone. Processes that are just going are waited for, shortly."""
             ...

@@ -167,6 +167,10 @@ class SystemdCgroup:
         """Return what tells of the OOM killer. Unknown without a memory controller."""
         return self._files.oom()
 
+    def oom_kills(self) -> int:
+        """Return how many processes of it the OOM killer has ended. 0 where the kernel does not say."""
+        return self._files.oom_kills()
+
     def delete(self) -> None:
         """Stop the unit and remove what is left of the cgroups. Fine if they are gone. Unknown."""
         if self._new and not self._started:

@@ -230,6 +230,10 @@ class CgroupV1:
         except OSError as error:
             raise refused(error) from None
 
+    def oom_kills(self) -> int:
+        """Return how many processes of it the OOM killer has ended. 0 where the kernel does not say."""
+        return dict(control_files.pairs(self.paths.get("memory", ""), "memory.oom_control")).get("oom_kill", 0)
+
     def delete(self) -> None:
         """Remove the directories with those below them. Fine if they are gone. Unknown if processes are in them yet."""
         try:

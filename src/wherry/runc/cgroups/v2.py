@@ -190,6 +190,10 @@ class CgroupV2:
         except OSError as error:
             raise refused(error) from None
 
+    def oom_kills(self) -> int:
+        """Return how many processes of it the OOM killer has ended. 0 where the kernel does not say."""
+        return dict(control_files.pairs(self._path, "memory.events")).get("oom_kill", 0)
+
     def delete(self) -> None:
         """Remove the directory with those below it. Fine if it is gone. Unknown if processes are in it yet."""
         if self._path == ROOT:
