@@ -99,7 +99,7 @@ class Fleet:
         for path in self.faults.glob("hit *"):
             path.unlink()
         self.kills.update(hits)
-        return any(hit.startswith("wherry.shim") for hit in hits)
+        return any(hit.startswith(("wherry.shim", "wherry.runc")) for hit in hits)
 
     async def _keep_daemon(self) -> None:
         while True:
@@ -141,6 +141,8 @@ class Fleet:
     async def _work(self, client: Client, life: Life) -> None:
         options = RunOptions(["sh", "-c", SCRIPT])
         options.id = life.id
+        # One after the other by each of the two drivers.
+        options.runc_binary = "runc" if int(life.id.rpartition("-")[2]) % 2 else ""
         prepared = await create_container(client, BUSYBOX, options, Timing())
         task = await Task.create(client, prepared, "", "", "", False)
         life.pid = await task.start()
@@ -205,6 +207,7 @@ class Fleet:
         left += [f"process: {line}" for line in leaks.processes(namespace)]
         left += [f"cgroup: {path}" for path in leaks.cgroups(namespace)]
         left += [f"runc state: {path}" for path in leaks.entries(Path("/run/containerd/runc") / namespace)]
+        left += [f"wherry-runc state: {id}" for id in leaks.states_of_ours(namespace)]
         for top in (daemon.state, daemon.root):
             for runtimes in top.glob("io.containerd.runtime.*"):
                 left += [f"bundle: {path}" for path in leaks.entries(runtimes / namespace)]
@@ -249,7 +252,7 @@ def daemon_steps() -> list[str]:
 
 
 def shim_steps() -> list[str]:
-    return inject.names("wherry.shim")
+    return inject.names("wherry.shim") + inject.names("wherry.runc")
 
 
 def _of_container(pid: int, id: str) -> bool:

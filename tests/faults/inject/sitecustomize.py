@@ -33,7 +33,20 @@ STEPS = {
     "wherry.shim.exec": ("Exec.start", "Exec.delete"),
     "wherry.shim.process": ("Process.adopt",),
     "wherry.shim.runtime": ("RuncBinary.create", "RuncBinary.start", "RuncBinary.exec", "RuncBinary.delete"),
+    "wherry.shim.builtin": (
+        "BuiltinRuntime.create",
+        "BuiltinRuntime.start",
+        "BuiltinRuntime.exec",
+        "BuiltinRuntime.delete",
+    ),
     "wherry.shim.record": ("write_exit",),
+    "wherry.runc.create": (
+        "Creation._make_directory",
+        "Creation._make_cgroup",
+        "Creation._launch",
+        "Creation.finish",
+    ),
+    "wherry.runc.exec": ("Execution._launch", "Execution.finish"),
 }
 
 
