@@ -91,6 +91,12 @@ VOLATILE = [
         "The built-in runtime covers files with the host's /dev/null, runc with the container's (CVE-2025-31133).",
     ),
     Volatile(
+        "^tasks ",
+        r"runc did not terminate successfully: exit status 1: ",
+        "",
+        "The built-in runtime is no program: it has no exit status.",
+    ),
+    Volatile(
         "^run .*--memory-limit 1 ",
         r"(?<=unable to start container process: ).*(unable to set memory limit|OOM-killed).*(?=: unknown$)",
         "<the memory limit is too low>",
@@ -146,6 +152,12 @@ VOLATILE = [
         r"^(memory\.usage_in_bytes|memory\.stat\.cache|cpuacct\.usage|cpuacct\.usage_percpu) .*$",
         r"\1 <figure>",
         "What a container uses is never twice the same; limits and the number of processes are compared.",
+    ),
+    Volatile(
+        "^tasks ",
+        r"runc did not terminate successfully: exit status 1: ",
+        "",
+        "The built-in runtime is no program: it has no exit status.",
     ),
     Volatile(
         "^run .*--memory-limit 1 ",
