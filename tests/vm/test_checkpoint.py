@@ -158,6 +158,7 @@ def _without_times(line: str) -> str:
     return f"{topic} {re.sub(r'-parent-view-[-_A-Za-z0-9]+', '-parent-view-<#>', content)}"
 
 
+@pytest.mark.long
 @differential
 def test_container_and_task(side: Side, busybox_archive: Path) -> None:
     side.quietly("images", "import", busybox_archive)
@@ -165,6 +166,7 @@ def test_container_and_task(side: Side, busybox_archive: Path) -> None:
         _container_and_task(side, _V2)
 
 
+@pytest.mark.long
 @differential
 def test_task(side: Side, busybox_archive: Path) -> None:
     side.quietly("images", "import", busybox_archive)

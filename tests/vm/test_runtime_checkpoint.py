@@ -21,7 +21,7 @@ _NO_STREAMS = "exec </dev/null >/dev/null 2>&1; "
 _COUNT = "i=0; while :; do i=$((i+1)); echo $i >/tmp/count; sleep 0.1; done"
 
 
-@pytest.fixture(params=["wherry-runc", "runc"])
+@pytest.fixture(params=["wherry-runc", pytest.param("runc", marks=pytest.mark.long)])
 def runtime(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Runtime]:
     program = str(COMMANDS / request.param) if request.param == "wherry-runc" else request.param
     runtime = Runtime(program, tmp_path)
