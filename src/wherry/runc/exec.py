@@ -334,7 +334,7 @@ class ExecPlan:
         #: The namespaces that are entered.
         self.flags = flags
         #: Those of them that the process is made in.
-        self.entered = 0 if process.is_stage else CLONE_NEWPID
+        self.entered = 0
         self.id_maps: IdMaps | None = None
         #: How it gets into the container's cgroup by itself; None where the runtime moves it.
         self.entrance: Entrance | None = None
