@@ -1,0 +1,1 @@
+"""Images moved between registries, archives and a daemon."""
