@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from wherry.daemon import transfer_config
+from wherry.daemon.transfer_config import TransferConfig
 from wherry.errors import InvalidArgument
 from wherry.rpc import socket_path
 
@@ -33,6 +35,7 @@ class Config:
     no_shim: bool = False
     ksm: bool = False
     runtimes: Mapping[str, str] = field(default_factory=dict)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
 
     @property
     def ttrpc_address(self) -> str:
@@ -42,10 +45,12 @@ class Config:
     def to_toml(self) -> dict[str, Any]:
         """Return the configuration as the tables of its file."""
         tables: dict[str, Any] = {key: getattr(self, key) for key in _KEYS}
-        return {**tables, "runtimes": {name: {"shim": shim} for name, shim in self.runtimes.items()}}
+        runtimes = {name: {"shim": shim} for name, shim in self.runtimes.items()}
+        return {**tables, "transfer": self.transfer.to_toml(), "runtimes": runtimes}
 
 
-_KEYS = tuple(each.name for each in fields(Config) if each.name != "runtimes")
+_TABLES = ("runtimes", "transfer")
+_KEYS = tuple(each.name for each in fields(Config) if each.name not in _TABLES)
 _SWITCHES = ("no_shim", "ksm")
 _PATH_KEYS = ("root", "state", "address")
 
@@ -60,6 +65,7 @@ def load(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> Con
     path = named or DEFAULT_FILE
     tables = _read(path, needed=bool(named))
     runtimes = _runtimes(tables.pop("runtimes", {}), path)
+    transfer = transfer_config.from_table(tables.pop("transfer", {}), path)
     # Of each key the value, and who said so.
     given = {key: (value, path) for key, value in _texts(tables, path).items()}
     for key in _KEYS:
@@ -77,7 +83,7 @@ def load(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> Con
     if "state" in values and "address" not in values:
         # A daemon with a state directory of its own has its socket there.
         values["address"] = os.path.join(values["state"], "wherry.sock")
-    config = Config(**values, runtimes=runtimes)
+    config = Config(**values, runtimes=runtimes, transfer=transfer)
     if config.root == config.state:
         raise InvalidArgument(f"root and state are both {config.root}: they must be different directories")
     socket_path.check(config.ttrpc_address)
@@ -101,7 +107,7 @@ def _read(path: str, *, needed: bool) -> dict[str, Any]:
 def _texts(tables: Mapping[str, Any], path: str) -> dict[str, str]:
     for key, value in tables.items():
         if key not in _KEYS:
-            raise InvalidArgument(f"{path}: unknown key {key}; there are {', '.join((*_KEYS, 'runtimes'))}")
+            raise InvalidArgument(f"{path}: unknown key {key}; there are {', '.join((*_KEYS, *_TABLES))}")
         wanted = bool if key in _SWITCHES else str
         if not isinstance(value, wanted):
             raise InvalidArgument(f"{path}: {key} must be {_TYPES[wanted]}, and is {_type_name(value)}")
@@ -176,6 +182,7 @@ no_shim = {str(default.no_shim).lower()}
 # where containers may not learn what other processes that take part hold.
 ksm = {str(default.ksm).lower()}
 
+{transfer_config.default_text(default.transfer)}
 # The shim of a runtime, by the runtime's name. Without one, io.containerd.runc.v2 and io.containerd.wherry.v2 are
 # wherry's own shim, and any other io.containerd.NAME.vN is containerd-shim-NAME-vN in PATH.
 #

@@ -19,7 +19,9 @@ _SERVICES = (
     "leases",
     "namespaces",
     "snapshots",
+    "streaming",
     "tasks",
+    "transfer",
     "version",
 )
 
@@ -45,6 +47,13 @@ def plugins(config: Config, snapshotters: Iterable[str]) -> list[Plugin]:
         Plugin("io.containerd.gc.v1", "scheduler", ["io.containerd.metadata.v1"]),
         Plugin("io.containerd.differ.v1", "walking", ["io.containerd.metadata.v1"], on_platform=True),
         Plugin("io.containerd.event.v1", "exchange"),
+        Plugin("io.containerd.streaming.v1", "manager", ["io.containerd.metadata.v1"]),
+        Plugin(
+            "io.containerd.transfer.v1",
+            "local",
+            ["io.containerd.lease.v1", "io.containerd.metadata.v1"],
+            on_platform=True,
+        ),
         Plugin("io.containerd.runtime.v1", "linux", ["io.containerd.metadata.v1"], on_platform=True),
         Plugin("io.containerd.runtime.v2", "task", ["io.containerd.metadata.v1"], on_platform=True),
     ]

@@ -32,11 +32,14 @@ from wherry.daemon.services.introspection import IntrospectionService
 from wherry.daemon.services.leases import LeasesService
 from wherry.daemon.services.namespaces import NamespacesService
 from wherry.daemon.services.snapshots import SnapshotsService
+from wherry.daemon.services.streaming import StreamingService, Streams
 from wherry.daemon.services.tasks import TasksService
+from wherry.daemon.services.transfer import TransferService
 from wherry.daemon.services.version import VersionService
 from wherry.errors import FailedPrecondition
 from wherry.images import process
 from wherry.linux import ksm
+from wherry.rpc.local_channel import LocalChannel
 from wherry.rpc.service import Service
 from wherry.rpc.ttrpc_server import TtrpcServer
 from wherry.store.containers import ContainerStore
@@ -46,6 +49,9 @@ from wherry.store.images import ImageStore
 from wherry.store.leases import LeaseStore
 from wherry.store.namespaces import NamespaceStore
 from wherry.store.snapshots import Snapshotter, snapshotters
+from wherry.store.snapshots.abandoned import UNPACKING, forget_abandoned
+from wherry.transfer.session import Limits, Transfers
+from wherry.transfer.verifier import Verifiers
 from wherry.zygote.client import Zygote
 
 log = logging.getLogger(__name__)
@@ -114,6 +120,7 @@ class Daemon:
         content = ContentStore(database, os.path.join(config.root, "io.containerd.content.v1.content"))
         await content.collect()
         spawn = process.zygote_spawner(zygote.fork)
+        await forget_abandoned(database)
         layers = snapshotters(database, config.root, process.copier(spawn))
         for snapshotter in layers.values():
             await snapshotter.collect()
@@ -175,6 +182,20 @@ class Daemon:
             DiffService(content, spawn, os.path.join(self.config.state, "layers")),
             TasksService(manager, containers, CheckpointArchives(content)),
         ]
+        wanted = self.config.transfer
+        streams = Streams()
+        transfers = Transfers(
+            LocalChannel(services),
+            Limits(
+                wanted.max_concurrent_downloads,
+                wanted.max_concurrent_uploads,
+                wanted.max_concurrent_unpacks or len(os.sched_getaffinity(0)),
+            ),
+            {UNPACKING: str(os.getpid())},
+        )
+        verifiers = Verifiers(wanted.verifiers, wanted.max_verifiers, wanted.verifier_timeout)
+        services.append(StreamingService(streams))
+        services.append(TransferService(transfers, streams, verifiers, wanted.hosts.split(":")))
         services.append(HealthService([service.descriptor.full_name for service in services]))
         return services
 

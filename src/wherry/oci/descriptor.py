@@ -55,6 +55,10 @@ class Descriptor:
             raise InvalidArgument(f"{where}: {error.message}") from None
         return cls(media_type, digest, size, annotations, platform)
 
+    def annotated(self, annotations: Mapping[str, str]) -> Descriptor:
+        """Return the same with other annotations."""
+        return Descriptor(self.media_type, self.digest, self.size, annotations, self.platform)
+
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object, its members in the order in which Go writes them."""
         value: dict[str, Any] = {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
