@@ -245,6 +245,12 @@ VOLATILE = [
         "",
         "Listed by containerd 1.7, the version that wherryd answers, and not by 1.6.",
     ),
+    Volatile(
+        "^plugins ls",
+        r"^Capabilities: +rebase\n",
+        "",
+        "Snapshots that get their parent when they are committed: since containerd 2.2.",
+    ),
     Volatile("^plugins ls", r" {2,}", "  ", "Columns are as wide as the longest entry, which is one of the above."),
     Volatile(
         "^plugins ls (?!--detailed)|^plugins ls$",

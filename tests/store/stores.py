@@ -48,7 +48,8 @@ class Stores:
         self.database = Database(directory / "meta.db")
         self.content = ContentStore(self.database, os.path.join(directory, "content"))
         copy = process.copier(process.spawn_subprocess)
-        self.snapshotters: dict[str, Snapshotter] = snapshotters(self.database, os.fspath(directory), copy)
+        settle = process.settler(process.spawn_subprocess)
+        self.snapshotters: dict[str, Snapshotter] = snapshotters(self.database, os.fspath(directory), copy, settle)
         self.exchange = Exchange()
         self.collector = Collector(self.database, self.content, self.snapshotters, self.exchange)
 

@@ -114,7 +114,7 @@ class Daemon:
         content = ContentStore(database, os.path.join(config.root, "io.containerd.content.v1.content"))
         await content.collect()
         spawn = process.zygote_spawner(zygote.fork)
-        layers = snapshotters(database, config.root, process.copier(spawn))
+        layers = snapshotters(database, config.root, process.copier(spawn), process.settler(spawn))
         for snapshotter in layers.values():
             await snapshotter.collect()
             undo.push_async_callback(snapshotter.close)

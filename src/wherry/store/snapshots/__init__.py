@@ -6,23 +6,25 @@ import logging
 import os
 
 from wherry.store.database import Database
+from wherry.store.snapshots.backend import Settle
 from wherry.store.snapshots.native import Copy, Native
 from wherry.store.snapshots.overlayfs import Overlayfs
 from wherry.store.snapshots.snapshotter import Info, Kind, Snapshotter
 
-__all__ = ["Copy", "Info", "Kind", "Native", "Overlayfs", "Snapshotter", "snapshotters"]
+__all__ = ["Copy", "Info", "Kind", "Native", "Overlayfs", "Settle", "Snapshotter", "snapshotters"]
 
 log = logging.getLogger(__name__)
 
 
-def snapshotters(database: Database, root: str, copy: Copy) -> dict[str, Snapshotter]:
+def snapshotters(database: Database, root: str, copy: Copy, settle: Settle) -> dict[str, Snapshotter]:
     """Return the snapshotters that work below the daemon's root, by name.
 
-    `copy` copies the contents of one directory to another, empty one.
+    `copy` copies the contents of one directory to another, empty one; `settle` gives a layer that was applied apart
+    from those below what it needs of them. Both may take long, so they are a process's work.
     """
     made = {}
     try:
-        overlayfs = Overlayfs(_directory(root, "overlayfs"))
+        overlayfs = Overlayfs(_directory(root, "overlayfs"), settle)
         made["overlayfs"] = Snapshotter(database, "overlayfs", overlayfs)
     except OSError as error:
         log.warning("no overlayfs snapshotter: %s", error)
