@@ -247,6 +247,12 @@ VOLATILE = [
     ),
     Volatile(
         "^plugins ls",
+        r"^(io\.containerd\.snapshotter\.v1 +erofs .*|erofs)\n",
+        "",
+        "A snapshotter of containerd 2.1 and of wherryd.",
+    ),
+    Volatile(
+        "^plugins ls",
         r"^Capabilities: +rebase\n",
         "",
         "Snapshots that get their parent when they are committed: since containerd 2.2.",

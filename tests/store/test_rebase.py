@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.store.stores import Stores
-from tests.store.test_snapshots import NATIVE, OVERLAYFS, shown
+from tests.store.test_snapshots import EROFS, NATIVE, OVERLAYFS, shown
 from wherry.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unknown
 from wherry.store.database import Database
 from wherry.store.snapshots import Snapshotter
@@ -31,8 +31,9 @@ async def layer(snapshotter: Snapshotter, name: str, parent: str = "") -> str:
     return mount.source
 
 
-async def test_layers_made_apart_are_put_on_each_other(stores: Stores) -> None:
-    snapshotter = stores.snapshotters[OVERLAYFS]
+@pytest.mark.parametrize("name", [OVERLAYFS, EROFS])
+async def test_layers_made_apart_are_put_on_each_other(name: str, stores: Stores) -> None:
+    snapshotter = stores.snapshotters[name]
     await asyncio.gather(*(snapshotter.prepare("n", key) for key in "abc"))
     parent = ""
     for key in "abc":
@@ -46,19 +47,23 @@ async def test_layers_made_apart_are_put_on_each_other(stores: Stores) -> None:
         await snapshotter.remove("n", "A")
 
 
-async def test_the_root_directory_is_that_of_the_parent(stores: Stores) -> None:
-    snapshotter = stores.snapshotters[OVERLAYFS]
+@pytest.mark.parametrize("name", [OVERLAYFS, EROFS])
+async def test_the_root_directory_is_that_of_the_parent(name: str, stores: Stores) -> None:
+    snapshotter = stores.snapshotters[name]
     (mount,) = await snapshotter.prepare("n", "base")
     os.chown(mount.source, 5, 6)
     os.chmod(mount.source, 0o1750)
     await snapshotter.commit("n", "one", "base")
-    upper = await layer(snapshotter, "two", "one")
+    await layer(snapshotter, "two", "one")
+    (mount,) = await snapshotter.prepare("n", "three", "two")
+    (upper,) = (option.removeprefix("upperdir=") for option in mount.options if option.startswith("upperdir="))
     seen = os.stat(upper)
     assert (seen.st_uid, seen.st_gid, stat.S_IMODE(seen.st_mode)) == (5, 6, 0o1750)
 
 
-async def test_refusals(stores: Stores) -> None:
-    snapshotter = stores.snapshotters[OVERLAYFS]
+@pytest.mark.parametrize("name", [OVERLAYFS, EROFS])
+async def test_refusals(name: str, stores: Stores) -> None:
+    snapshotter = stores.snapshotters[name]
     await layer(snapshotter, "one")
     await layer(snapshotter, "other")
     await snapshotter.prepare("n", "bare")

@@ -26,7 +26,7 @@ from wherry.store.snapshots.snapshotter import VOLATILE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 
-OVERLAYFS, NATIVE = "overlayfs", "native"
+OVERLAYFS, NATIVE, EROFS = "overlayfs", "native", "erofs"
 
 
 class Snapshots:
@@ -287,7 +287,7 @@ class Filled:
             parent = f"layer{number}"
 
 
-@pytest.mark.parametrize("name", [OVERLAYFS, NATIVE])
+@pytest.mark.parametrize("name", [OVERLAYFS, NATIVE, EROFS])
 async def test_what_is_mounted(name: str, stores: Stores) -> None:
     filled = Filled(stores, name)
     await filled.fill()
@@ -377,7 +377,7 @@ def directories(snapshotter: Any) -> list[str]:
     return sorted(os.listdir(Path(snapshotter.root) / "snapshots"))
 
 
-@pytest.mark.parametrize("name", [OVERLAYFS, NATIVE])
+@pytest.mark.parametrize("name", [OVERLAYFS, NATIVE, EROFS])
 async def test_what_a_crash_leaves_is_removed(name: str, tmp_path: Path) -> None:
     async with opened(tmp_path) as stores:
         snapshotter = stores.snapshotters[name]

@@ -45,7 +45,7 @@ from wherry.store.database import Database
 from wherry.store.images import ImageStore
 from wherry.store.leases import LeaseStore
 from wherry.store.namespaces import NamespaceStore
-from wherry.store.snapshots import Snapshotter, snapshotters
+from wherry.store.snapshots import Snapshotters, snapshotters
 from wherry.zygote.client import Zygote
 
 log = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class Daemon:
         self,
         database: Database,
         content: ContentStore,
-        layers: dict[str, Snapshotter],
+        layers: Snapshotters,
         collector: Collector,
         manager: ShimManager,
         spawn: process.Spawn,

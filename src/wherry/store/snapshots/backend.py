@@ -54,3 +54,12 @@ class Backend(ABC):
 
     async def committed(self, id: int) -> None:  # noqa: B027 — most have nothing to take away
         """Take away what only an active snapshot needs: the record of a committed one is written. Raises OSError."""
+
+    async def release(self, in_use: Callable[[], set[int]]) -> None:  # noqa: B027 — most hold nothing
+        """Let go of what was held for mounts of snapshots that are gone. Raises OSError.
+
+        `in_use` gives the parents, all the way down, of the snapshots that can be mounted now.
+        """
+
+    async def recover(self, committed: Sequence[int]) -> None:  # noqa: B027 — most leave nothing
+        """Finish what a daemon before this one had begun with committed snapshots. Raises OSError."""

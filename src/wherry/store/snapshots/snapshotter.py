@@ -213,6 +213,7 @@ class Snapshotter:
 
         await to_the_end(self._database.write(change))
         await self._backend.committed(number)
+        await self._backend.release(self._in_use)
 
     def _check_commit(
         self, query: _Query, namespace: str, name: str, key: str, parent: str
@@ -258,14 +259,19 @@ class Snapshotter:
         row = self._find(self._database.read, namespace, key)
         volatile = row is not None and VOLATILE in labels.decode(row["labels"])
         number = await to_the_end(self._database.write(delete, lasts=not volatile))
+        await self._backend.release(self._in_use)
         self._remove_in_background(self._backend.directories.retire([number]))
 
     async def discard(self, ids: Sequence[int]) -> None:
         """Remove the files of snapshots whose records are gone."""
+        await self._backend.release(self._in_use)
         await self._remove(self._backend.directories.retire(ids))
 
     async def collect(self) -> None:
         """Remove every directory that no record stands for: at the start, or when asked to."""
+        query = "SELECT id FROM snapshots WHERE snapshotter = ? AND kind = ?"
+        await self._backend.recover([row["id"] for row in self._database.read(query, (self.name, Kind.COMMITTED))])
+        await self._backend.release(self._in_use)
         await self._remove(await self._backend.directories.retire_unknown(self._database, self.name))
 
     async def close(self) -> None:
@@ -351,6 +357,17 @@ class Snapshotter:
             (id,),
         )
         return [row["id"] for row in rows]
+
+    def _in_use(self) -> set[int]:
+        """Return the ids of all parents of snapshots that are not committed."""
+        rows = self._database.read(
+            "WITH RECURSIVE used (id) AS ("
+            " SELECT parent FROM snapshots WHERE snapshotter = ? AND kind != ? AND parent IS NOT NULL"
+            " UNION SELECT s.parent FROM snapshots s JOIN used ON s.id = used.id WHERE s.parent IS NOT NULL)"
+            " SELECT id FROM used",
+            (self.name, Kind.COMMITTED),
+        )
+        return {row["id"] for row in rows}
 
     def _lease(self, connection: sqlite3.Connection, namespace: str, lease: str, key: str) -> None:
         leases.add_resource(connection, namespace, lease, leases.snapshots(self.name), key)
