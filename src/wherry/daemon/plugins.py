@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
 from wherry.daemon.config import Config
 from wherry.daemon.services.introspection import Plugin
+from wherry.store.snapshots import Snapshotters
 
 _SERVICES = (
     "containers",
@@ -26,7 +26,7 @@ _SERVICES = (
 )
 
 
-def plugins(config: Config, snapshotters: Iterable[str]) -> list[Plugin]:
+def plugins(config: Config, snapshotters: Snapshotters) -> list[Plugin]:
     """Return the plugins of a daemon with these snapshotters."""
 
     def below(name: str) -> dict[str, str]:
@@ -38,9 +38,20 @@ def plugins(config: Config, snapshotters: Iterable[str]) -> list[Plugin]:
             "io.containerd.snapshotter.v1",
             name,
             exports=below(f"io.containerd.snapshotter.v1.{name}"),
+            capabilities=snapshotter.capabilities,
             on_platform=True,
         )
-        for name in snapshotters
+        for name, snapshotter in snapshotters.items()
+    ]
+    found += [
+        Plugin(
+            "io.containerd.snapshotter.v1",
+            name,
+            exports=below(f"io.containerd.snapshotter.v1.{name}"),
+            on_platform=True,
+            error=error,
+        )
+        for name, error in snapshotters.failures.items()
     ]
     found += [
         Plugin("io.containerd.metadata.v1", "bolt", ["io.containerd.content.v1", "io.containerd.snapshotter.v1"]),

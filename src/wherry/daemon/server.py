@@ -48,7 +48,7 @@ from wherry.store.database import Database
 from wherry.store.images import ImageStore
 from wherry.store.leases import LeaseStore
 from wherry.store.namespaces import NamespaceStore
-from wherry.store.snapshots import Snapshotter, snapshotters
+from wherry.store.snapshots import Snapshotters, snapshotters
 from wherry.store.snapshots.abandoned import UNPACKING, forget_abandoned
 from wherry.transfer.session import Limits, Transfers
 from wherry.transfer.verifier import Verifiers
@@ -121,7 +121,7 @@ class Daemon:
         await content.collect()
         spawn = process.zygote_spawner(zygote.fork)
         await forget_abandoned(database)
-        layers = snapshotters(database, config.root, process.copier(spawn))
+        layers = snapshotters(database, config.root, process.copier(spawn), process.settler(spawn))
         for snapshotter in layers.values():
             await snapshotter.collect()
             undo.push_async_callback(snapshotter.close)
@@ -161,7 +161,7 @@ class Daemon:
         self,
         database: Database,
         content: ContentStore,
-        layers: dict[str, Snapshotter],
+        layers: Snapshotters,
         collector: Collector,
         manager: ShimManager,
         spawn: process.Spawn,
