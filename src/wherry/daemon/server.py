@@ -129,7 +129,7 @@ class Daemon:
         background: list[asyncio.Task[None]] = []
         # On the way out, before the group waits for its tasks.
         undo.callback(lambda: [task.cancel() for task in background])
-        collector = Collector(database, content, layers, self.exchange)
+        collector = Collector(database, content, layers, self.exchange, config.gc)
         manager = ShimManager(
             root=config.root,
             state=config.state,
