@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from wherry.api.events import events_pb2
 from wherry.daemon.exchange import Exchange
@@ -46,6 +46,8 @@ class Collector:
         self._seen = 0
         #: Seconds to leave between the last collection and the next.
         self._pause = 0.0
+        #: Called when records have been collected, for what lives as long as they do.
+        self.followers: list[Callable[[], Awaitable[None]]] = []
 
     def deleted(self) -> None:
         """Say that something was deleted: what it alone kept can go."""
@@ -74,6 +76,8 @@ class Collector:
             began = time.monotonic()
             collected = await collection.collect(self._database)
             self._pause = (time.monotonic() - began) * (1 / _SHARE - 1)
+            for follower in self.followers:
+                await follower()
             self._seen = self._database.writes
             if not collected:
                 return
