@@ -167,7 +167,11 @@ class Sandboxes:
         except Error:
             # One that runs is not ended because somebody has started it twice.
             if not started and not sandbox.exit.done() and not sandbox.deleting:
-                await self._clear_away(sandbox)
+                try:
+                    await self._shut_down(sandbox)
+                except Error as error:
+                    log.warning("%s", error)
+                    await self._clear_away(sandbox)
             raise
         sandbox.bundle.write(_STARTED, b"")
         self._group.create_task(self._wait(sandbox))
