@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from wherry.api.events import events_pb2
 from wherry.api.services.images.v1 import images_pb2
@@ -57,6 +57,8 @@ class Collector:
         #: When the last one ended (monotonic); None before the first.
         self._ended: float | None = None
         database.on_write = self._written
+        #: Called when records have been collected, for what lives as long as they do.
+        self.followers: list[Callable[[], Awaitable[None]]] = []
 
     def deleted(self) -> None:
         """Say that something was deleted: what it alone kept can go."""
@@ -143,6 +145,8 @@ class Collector:
         except BaseException:
             self._deletions += max(1, deletions)
             raise
+        for follower in self.followers:
+            await follower()
         self._succeeded = self._begun
         if collected:
             log.debug(

@@ -6,6 +6,7 @@ import os
 
 from wherry.daemon.config import Config
 from wherry.daemon.services.introspection import Plugin
+from wherry.daemon.services.sandbox_controller import SHIM
 from wherry.store.snapshots import Snapshotters
 
 _SERVICES = (
@@ -17,7 +18,10 @@ _SERVICES = (
     "images",
     "introspection",
     "leases",
+    "mounts",
     "namespaces",
+    "sandbox-controllers",
+    "sandboxes",
     "snapshots",
     "streaming",
     "tasks",
@@ -67,6 +71,16 @@ def plugins(config: Config, snapshotters: Snapshotters) -> list[Plugin]:
         ),
         Plugin("io.containerd.runtime.v1", "linux", ["io.containerd.metadata.v1"], on_platform=True),
         Plugin("io.containerd.runtime.v2", "task", ["io.containerd.metadata.v1"], on_platform=True),
+    ]
+    found += [
+        Plugin("io.containerd.mount-handler.v1", "erofs", on_platform=True),
+        Plugin("io.containerd.mount-handler.v1", "loop", on_platform=True),
+        Plugin(
+            "io.containerd.mount-manager.v1", "bolt", ["io.containerd.metadata.v1", "io.containerd.mount-handler.v1"]
+        ),
+        Plugin("io.containerd.shim.v1", "manager", ["io.containerd.event.v1", "io.containerd.metadata.v1"]),
+        Plugin("io.containerd.sandbox.store.v1", "local", ["io.containerd.metadata.v1"]),
+        Plugin("io.containerd.sandbox.controller.v1", SHIM, ["io.containerd.shim.v1", "io.containerd.event.v1"]),
     ]
     found += [Plugin("io.containerd.grpc.v1", name) for name in _SERVICES]
     found.append(Plugin("io.containerd.ttrpc.v1", "events"))

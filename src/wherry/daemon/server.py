@@ -16,6 +16,7 @@ from wherry.daemon import sockets
 from wherry.daemon.collector import Collector
 from wherry.daemon.config import Config
 from wherry.daemon.exchange import Exchange
+from wherry.daemon.mounts.manager import MountManager
 from wherry.daemon.notify import notify
 from wherry.daemon.plugins import plugins
 from wherry.daemon.runtime import shims
@@ -30,7 +31,10 @@ from wherry.daemon.services.health import HealthService
 from wherry.daemon.services.images import ImagesService
 from wherry.daemon.services.introspection import IntrospectionService
 from wherry.daemon.services.leases import LeasesService
+from wherry.daemon.services.mounts import MountsService
 from wherry.daemon.services.namespaces import NamespacesService
+from wherry.daemon.services.sandbox_controller import SandboxControllerService
+from wherry.daemon.services.sandbox_store import SandboxStoreService
 from wherry.daemon.services.snapshots import SnapshotsService
 from wherry.daemon.services.streaming import StreamingService, Streams
 from wherry.daemon.services.tasks import TasksService
@@ -47,7 +51,9 @@ from wherry.store.content import ContentStore
 from wherry.store.database import Database
 from wherry.store.images import ImageStore
 from wherry.store.leases import LeaseStore
+from wherry.store.mounts import MountStore
 from wherry.store.namespaces import NamespaceStore
+from wherry.store.sandboxes import SandboxStore
 from wherry.store.snapshots import Snapshotters, snapshotters
 from wherry.store.snapshots.abandoned import UNPACKING, forget_abandoned
 from wherry.transfer.session import Limits, Transfers
@@ -130,6 +136,9 @@ class Daemon:
         # On the way out, before the group waits for its tasks.
         undo.callback(lambda: [task.cancel() for task in background])
         collector = Collector(database, content, layers, self.exchange, config.gc)
+        mounts = MountManager(MountStore(database), root=config.root, state=config.state, tasks=tasks)
+        await mounts.start()
+        collector.followers.append(mounts.collect)
         manager = ShimManager(
             root=config.root,
             state=config.state,
@@ -141,7 +150,7 @@ class Daemon:
             debug=config.log_level == "debug",
             no_shim=config.no_shim,
         )
-        services = self._services(database, content, layers, collector, manager, spawn)
+        services = self._services(database, content, layers, collector, manager, mounts, spawn)
         # The ttrpc socket is there before shims are called: they have events to deliver.
         ttrpc = TtrpcServer(services)
         background.append(tasks.create_task(ttrpc.serve(sockets.listen(config.ttrpc_address))))
@@ -164,6 +173,7 @@ class Daemon:
         layers: Snapshotters,
         collector: Collector,
         manager: ShimManager,
+        mounts: MountManager,
         spawn: process.Spawn,
     ) -> Sequence[Service]:
         exchange = self.exchange
@@ -181,6 +191,9 @@ class Daemon:
             SnapshotsService(layers, exchange, collector),
             DiffService(content, spawn, os.path.join(self.config.state, "layers")),
             TasksService(manager, containers, CheckpointArchives(content)),
+            MountsService(mounts, MountStore(database)),
+            SandboxStoreService(SandboxStore(database)),
+            SandboxControllerService(manager, SandboxStore(database)),
         ]
         wanted = self.config.transfer
         streams = Streams()
