@@ -23,11 +23,11 @@ from wherry.errors import Error  # noqa: E402
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from typing import Any, NoReturn, TypeVar
 
     from wherry.client.client import Client
-    from wherry.client.connection import BlockingChannel
+    from wherry.client.connection import BlockingChannel, Channel
 
     T = TypeVar("T")
 
@@ -38,7 +38,11 @@ COMMANDS = {
     "ps": ("wherry.cli.ps", "list containers and what they run"),
     "kill": ("wherry.cli.kill", "send a signal to a container"),
     "rm": ("wherry.cli.rm", "remove containers"),
-    "image": ("wherry.cli.image", "import, list, remove, export, inspect images"),
+    "pull": ("wherry.cli.image_pull", "pull an image from a registry"),
+    "push": ("wherry.cli.image_push", "push an image to a registry"),
+    "login": ("wherry.cli.login", "log in to a registry"),
+    "logout": ("wherry.cli.logout", "log out of a registry"),
+    "image": ("wherry.cli.image", "list, import, export, convert, mount, remove images"),
     "container": ("wherry.cli.container", "list, inspect, remove containers"),
     "task": ("wherry.cli.task", "start, kill, pause, resume, measure what runs"),
     "namespace": ("wherry.cli.namespace", "list, create, label, remove namespaces"),
@@ -101,6 +105,24 @@ class Session:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of the client's to its end."""
         return self.channel.run(coroutine)
+
+    def run_in_loop(self, work: Callable[[Channel], Coroutine[Any, Any, T]]) -> T:
+        """Run what needs an event loop, with a channel for it. An interrupt cancels the coroutine first."""
+        if self.channel.suspends:
+            # gRPC's Python does not stand two loops in one process.
+            return self.channel.run(work(self.channel))
+        import asyncio
+
+        from wherry.client.connection import connect_in_loop
+
+        async def run() -> T:
+            channel = await connect_in_loop(self.address)
+            try:
+                return await work(channel)
+            finally:
+                await channel.close()
+
+        return asyncio.run(run())
 
 
 def entry() -> NoReturn:

@@ -5,8 +5,16 @@ from __future__ import annotations
 import os
 import sys
 
-from wherry.client.run import RunOptions, Task, Timing, create_container, remove_container, start_attached
-from wherry.errors import Error, InvalidArgument
+from wherry.client.run import (
+    ImageNotFound,
+    RunOptions,
+    Task,
+    Timing,
+    create_container,
+    remove_container,
+    start_attached,
+)
+from wherry.errors import Error, InvalidArgument, Unimplemented
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the OCI runtime (default: the daemon's own)",
     )
     add("--snapshotter", default="", help="the snapshotter (default: overlayfs)")
+    add(
+        "--pull",
+        choices=("missing", "always", "never"),
+        default="missing",
+        help="pull the image (default: %(default)s)",
+    )
     add("--rootfs", action="store_true", help="IMAGE is a directory to run as it is")
     add("--entrypoint", metavar="PROGRAM", help="run this instead of the image's entrypoint")
     add("--timing", action="store_true", help="tell how long each step took, on standard error")
@@ -72,9 +86,9 @@ def run(options: argparse.Namespace, session: Session) -> int:
         raise InvalidArgument("--tty and --interactive: standard input is no terminal; leave --tty away")
     timing = Timing()
     wanted = _wanted(options)
-    client = session.client
+    assert session.channel  # connects
     timing.step("connect")
-    prepared = session.run(create_container(client, options.image, wanted, timing))
+    prepared = _prepare(options, session, wanted, timing)
     try:
         status = _detached(options, session, prepared, timing) if options.detach else None
         if status is None:
@@ -90,6 +104,26 @@ def run(options: argparse.Namespace, session: Session) -> int:
     if options.timing:
         _show(timing)
     return status
+
+
+def _prepare(options: argparse.Namespace, session: Session, wanted: RunOptions, timing: Timing) -> Prepared:
+    """Make the container's record, after its image has been pulled if it must be."""
+    if options.pull == "always" and not options.rootfs and not _pull(options, session, timing):
+        raise Unimplemented(f'--pull always: the daemon cannot pull "{options.image}"')
+    try:
+        return session.run(create_container(session.client, options.image, wanted, timing))
+    except ImageNotFound:
+        if options.pull != "missing" or not _pull(options, session, timing):
+            raise
+    return session.run(create_container(session.client, options.image, wanted, timing))
+
+
+def _pull(options: argparse.Namespace, session: Session, timing: Timing) -> bool:
+    from wherry.cli.image_pull import pull_to_run
+
+    pulled = pull_to_run(options.image, options.snapshotter, session)
+    timing.step("pull")
+    return pulled
 
 
 def _detached(options: argparse.Namespace, session: Session, prepared: Prepared, timing: Timing) -> int:

@@ -50,7 +50,7 @@ class ImportOptions:
         #: The name of the archive's one image, whatever the archive calls it.
         self.name = name
         #: What names that are only tags are put after; "import-" and the date, as containerd does, if none is given.
-        self.base_name = base_name or time.strftime("import-%Y-%m-%d")
+        self.base_name = base_name or default_base_name()
         #: Which manifests of an index to take: this machine's, if neither is given.
         self.platform = Platform.of(platform)
         self.all_platforms = all_platforms
@@ -59,6 +59,11 @@ class ImportOptions:
         self.snapshotter = snapshotter
         #: Called with one line about each step.
         self.on_step = on_step or (lambda line: None)
+
+
+def default_base_name() -> str:
+    """Return what names that are only tags are put after: as containerd does."""
+    return time.strftime("import-%Y-%m-%d")
 
 
 async def import_archive(

@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from wherry.rpc.channel import Channel as Channel
     from wherry.rpc.grpc_channel import BlockingGrpcChannel
 
     #: What a synchronous client calls through.
@@ -72,6 +73,16 @@ def connect(address: str) -> BlockingChannel:
     from wherry.rpc.grpc_channel import BlockingGrpcChannel
 
     return BlockingGrpcChannel.connect(address, _TIMEOUT)
+
+
+async def connect_in_loop(address: str) -> Channel:
+    """Connect to the wherryd at a socket once more, for use in the running event loop. Unavailable if it has gone."""
+    from wherry.rpc.ttrpc_channel import TtrpcChannel
+
+    try:
+        return await TtrpcChannel.connect(address + ".ttrpc", _TIMEOUT)
+    except Unavailable:
+        raise _nobody(address) from None
 
 
 def _nobody(address: str) -> Unavailable:

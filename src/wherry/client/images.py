@@ -311,6 +311,13 @@ class Images:
         return list(response.images)
 
 
+def full_name(name: str) -> str:
+    """Return an image's name as Docker completes it: "alpine" is "docker.io/library/alpine:latest". InvalidArgument."""
+    from wherry.oci.reference import normalize
+
+    return normalize(name)
+
+
 def preferred(descriptors: Sequence[Descriptor], suits: Sequence[Platform], found: list[str]) -> Iterable[Descriptor]:
     """Return an index's descriptors that suit a platform or do not name theirs, the best first; note the others'."""
     ranked: list[tuple[int, Descriptor]] = []

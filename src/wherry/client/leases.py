@@ -13,7 +13,7 @@ from wherry.rpc.context import metadata_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from types import TracebackType
 
     from wherry.api.services.leases.v1 import leases_pb2 as messages
@@ -35,6 +35,12 @@ class Leases:
         request = leases_pb2.ListRequest(filters=filters)
         response = await self._stub.list(request, metadata=metadata_for(self._namespace))
         return list(response.leases)
+
+    async def create(self, lease: str, labels: Mapping[str, str] | None = None) -> None:
+        """Create a lease that stays until it is deleted. AlreadyExists for an id in use."""
+        await self._stub.create(
+            leases_pb2.CreateRequest(id=lease, labels=labels), metadata=metadata_for(self._namespace)
+        )
 
     async def delete(self, lease: str, *, sync: bool = False) -> None:
         """Delete a lease; with `sync`, return when what it alone held has been collected. NotFound if there is none."""

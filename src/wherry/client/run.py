@@ -43,6 +43,10 @@ STOP_SIGNAL_LABEL = "io.containerd.image.config.stop-signal"
 _PASSWD, _GROUP = "/etc/passwd", "/etc/group"
 
 
+class ImageNotFound(NotFound):
+    """There is no image of that name."""
+
+
 class Timing:
     """How long each step took, in milliseconds, for who asks."""
 
@@ -161,7 +165,7 @@ async def _find_image(client: Client, name: str) -> tuple[Image, ImageManifest]:
         try:
             image = await client.images.get(normalize(name))
         except (NotFound, InvalidArgument):
-            raise NotFound(
+            raise ImageNotFound(
                 f'image "{name}": `wherry image ls` lists those there are, `wherry image import` brings in others'
             ) from None
     from wherry.client.images import descriptor_of

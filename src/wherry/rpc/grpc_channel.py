@@ -143,6 +143,9 @@ class GrpcChannel:
 class BlockingGrpcChannel:
     """A GrpcChannel with an event loop of its own, run when `run` is: the face of BlockingTtrpcChannel over gRPC."""
 
+    #: Its coroutines may await anything of the loop's.
+    suspends = True
+
     def __init__(self, path: str) -> None:
         # poll, unlike epoll, also takes regular files: a standard input may be one.
         self._loop = asyncio.SelectorEventLoop(selectors.PollSelector())

@@ -1,0 +1,67 @@
+"""wherry image push, and wherry push."""
+
+from __future__ import annotations
+
+import json
+
+from wherry.cli.progress import show
+from wherry.cli.registry_flags import add_registry_flags, check_output, registry
+from wherry.errors import Error, InvalidArgument, Unimplemented, from_status
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from wherry.cli.main import Session
+    from wherry.client.connection import Channel
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Tell the flags."""
+    parser.description = (
+        "Push an image to a registry: to the place that its name tells, or to REFERENCE, which is completed as Docker "
+        "does. Of an image for several platforms all that are here are pushed, unless --platform says which."
+    )
+    add = parser.add_argument
+    add("image", metavar="NAME")
+    add("reference", nargs="?", default="", metavar="REFERENCE")
+    add("--platform", action="append", default=[], metavar="OS/ARCH", help="push for this platform; may be given again")
+    add("--all-platforms", action="store_true", help="push for all platforms, the default")
+    add_registry_flags(parser)
+
+
+def run(options: argparse.Namespace, session: Session) -> int:
+    """Push the image."""
+    from wherry.client.images import full_name
+    from wherry.client.transfer import Transferrer
+
+    check_output(options)
+    if options.platform and options.all_platforms:
+        raise InvalidArgument("--platform and --all-platforms: either may be given, not both")
+    image = session.run(session.client.images.find(options.image))
+    reference = full_name(options.reference or image.name)
+    place = registry(options, reference)
+
+    async def work(channel: Channel) -> None:
+        with show(options, "Pushing", "Pushed", reference) as on_progress:
+            await Transferrer(channel, session.namespace).push(
+                image.name, reference, platforms=options.platform, registry=place, on_progress=on_progress
+            )
+
+    try:
+        session.run_in_loop(work)
+    except Unimplemented:
+        raise Unimplemented(
+            f"push to {reference}: the daemon has no Transfer service, which containerd has since 1.7: export the "
+            "image and push the archive with another tool, as skopeo"
+        ) from None
+    except Error as error:
+        raise from_status(error.code, f"push to {reference}: {error.message}") from None
+    if options.json:
+        target = {"mediaType": image.target.media_type, "digest": image.target.digest, "size": image.target.size}
+        print(json.dumps({"pushed": {"reference": reference, "target": target}}, ensure_ascii=False))
+    elif options.quiet:
+        print(reference)
+    else:
+        print(f"Digest: {image.target.digest}\n{reference}")
+    return 0
