@@ -135,7 +135,8 @@ def test_a_socket_path_has_107_bytes_with_its_ttrpc_sibling(length: int, right: 
 
 def test_the_default_file_says_the_defaults(tmp_path: Path) -> None:
     text = default_text()
-    assert set(tomllib.loads(text)) == {"root", "state", "address", "log_level", "log_format", "no_shim", "ksm", "gc"}
+    keys = {"root", "state", "address", "log_level", "log_format", "no_shim", "ksm", "gc", "transfer"}
+    assert set(tomllib.loads(text)) == keys
     assert tomllib.loads(text)["gc"] == GarbageCollection().to_toml()
     assert load({"config": written(tmp_path, text)}, {}) == Config()
     # Its example, uncommented, is right as well.
@@ -156,3 +157,26 @@ def test_what_is_dumped_loads_as_the_same(tmp_path: Path) -> None:
     gc = GarbageCollection(0.1, 2, 3, 1_500_000_000, 0)
     config = Config(root="/r", no_shim=True, gc=gc, runtimes={'odd "name"': "/x"})
     assert load({"config": written(tmp_path, tomli_w.dumps(config.to_toml()))}, {}) == config
+
+
+def test_transfers(tmp_path: Path) -> None:
+    text = "[transfer]\nmax_concurrent_downloads = 7\nhosts = '/a:/b'\nverifier_timeout = 2\nmax_verifiers = -1"
+    transfer = load({"config": written(tmp_path, text)}, {}).transfer
+    assert (transfer.max_concurrent_downloads, transfer.hosts) == (7, "/a:/b")
+    assert (transfer.verifier_timeout, transfer.max_verifiers, transfer.max_concurrent_unpacks) == (2, -1, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("downloads = 3", "unknown key downloads; there are max_concurrent_downloads, "),
+        ("max_concurrent_downloads = 0", "max_concurrent_downloads must be 1 or more, and is 0"),
+        ("max_concurrent_uploads = true", "max_concurrent_uploads must be a number"),
+        ("hosts = 'certs.d'", "hosts 'certs.d' must be absolute paths"),
+        ("verifiers = 3", "verifiers must be a string"),
+    ],
+)
+def test_what_the_table_of_transfers_must_not_say(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        load({"config": written(tmp_path, f"[transfer]\n{text}")}, {})
+    assert "[transfer]" in refused.value.message and reason in refused.value.message

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from wherry.client.content import Content
-from wherry.client.images import Images
+from wherry.client.images import Images, descriptor_of
 from wherry.client.leases import Leases
+from wherry.oci.descriptor import Descriptor
 from wherry.transfer.locks import Locks
 from wherry.transfer.progress import Progress
 from wherry.transfer.unpack import Unpacker
@@ -79,6 +80,10 @@ class Session:
     def images(self) -> Images:
         """The namespace's images."""
         return Images(self.channel, self.namespace, self.lease)
+
+    async def target(self, name: str) -> Descriptor:
+        """Return what an image's name refers to. NotFound."""
+        return descriptor_of(await self.images.get(name))
 
     def unpacker(self, snapshotter: str, progress: Progress) -> Unpacker:
         """Return what unpacks by a snapshotter ("": the default)."""

@@ -127,13 +127,12 @@ async def _pull(call: _Call, source: types.OCIRegistry, destination: types.Image
 
 
 async def _push(call: _Call, source: types.ImageStore, destination: types.OCIRegistry) -> None:
-    from wherry.client.images import descriptor_of
     from wherry.transfer.push import Pusher
 
     store = ImageStore.from_message(source)
     where = f"OCI Registry ({destination.reference})"
     async with call.repository(destination) as repository, call.session() as session:
-        target = descriptor_of(await session.images.get(store.name))
+        target = await session.target(store.name)
         call.progress.say(f"Pushing to {where}")
         call.progress.say("pushing content", store.name, target)
         pushed = await Pusher(session, repository, store.selection, call.progress).push(target)
@@ -142,11 +141,9 @@ async def _push(call: _Call, source: types.ImageStore, destination: types.OCIReg
 
 
 async def _tag(call: _Call, source: types.ImageStore, destination: types.ImageStore) -> None:
-    from wherry.client.images import descriptor_of
-
     store, other = ImageStore.from_message(source), ImageStore.from_message(destination)
     async with call.session() as session:
-        target = descriptor_of(await session.images.get(store.name))
+        target = await session.target(store.name)
         for image in await other.save(session.images, target, other.names(target)):
             call.progress.say("saved", image.name, target)
 
