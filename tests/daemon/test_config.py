@@ -65,7 +65,7 @@ def test_runtimes(tmp_path: Path) -> None:
         (
             "rooot = '/x'",
             "{path}: unknown key rooot; there are root, state, address, log_level, log_format, no_shim, ksm, gc,"
-            " runtimes",
+            " transfer, runtimes",
         ),
         ("no_shim = 'true'", "{path}: no_shim must be a boolean, and is a string"),
         ("root = 3", "{path}: root must be a string, and is an integer"),

@@ -266,7 +266,7 @@ class _Asking:
 
     async def credentials(self, host: str, reference: str, challenges: Sequence[str]) -> Credentials | None:
         """Return what the client has for a host; None if it has nothing."""
-        from wherry.registry.client import Credentials
+        from wherry.registry.client import Credentials, CredentialsKind
 
         async with self._lock:
             question = types.AuthRequest(host=host, reference=reference, wwwauthenticate=challenges)
@@ -277,4 +277,6 @@ class _Asking:
         answer = typeurl.unpack(message)
         if not isinstance(answer, types.AuthResponse):
             raise InvalidArgument(f"asked for credentials, the client sent {message.type_url}")
-        return Credentials.from_answer(answer.authType, answer.username, answer.secret)
+        if answer.authType == types.NONE:
+            return None
+        return Credentials(answer.username, answer.secret, CredentialsKind(answer.authType))
