@@ -55,6 +55,7 @@ class GoClient:
 
     def __init__(self, channel: Any, namespace: str) -> None:
         self.namespace = namespace
+        self._channel = channel
         self.metadata = metadata_for(namespace)
         self._streaming = Stub(channel, streaming_pb2.DESCRIPTOR.services_by_name["Streaming"])
         self._transfer = Stub(channel, api.DESCRIPTOR.services_by_name["Transfer"])

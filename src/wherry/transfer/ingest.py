@@ -24,8 +24,16 @@ Fetch = Callable[[int], AsyncIterator[bytes]]
 #: Seconds between tries while another client writes the same ingest.
 _PAUSE = 0.2
 
-#: The label that tells which repositories of a host have a blob: a push there can mount it.
-SOURCE = "containerd.io/distribution.source."
+_SOURCE = "containerd.io/distribution.source."
+
+
+def source_label(host: str) -> str:
+    """Return the label that tells which repositories of a host have a blob, so that a push there can mount it.
+
+    As containerd's, it knows no port.
+    """
+    name, _, port = host.rpartition(":")
+    return _SOURCE + (name if port.isdecimal() and name else host)
 
 
 class Ingester:
@@ -97,7 +105,7 @@ class Ingester:
         found = (await self._content.info(digest)).labels
         new = {}
         for key, value in labels.items():
-            if key.startswith(SOURCE) and found.get(key):
+            if key.startswith(_SOURCE) and found.get(key):
                 value = ",".join(sorted({*found[key].split(","), *value.split(",")}))
             if found.get(key) != value:
                 new[key] = value

@@ -23,7 +23,7 @@ from wherry.oci.manifest import (
 from wherry.oci.platform import Platform
 from wherry.transfer.failures import first
 from wherry.transfer.image_store import ImageStore
-from wherry.transfer.ingest import SOURCE, Ingester
+from wherry.transfer.ingest import Ingester, source_label
 from wherry.transfer.selection import Selection, platform_of
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Puller:
         self._progress = progress
         self._content = session.content
         self._ingester = Ingester(session.channel, session.namespace, session.lease, session.locks, progress)
-        self._labels = {SOURCE + source.host: source.name}
+        self._labels = {source_label(source.host): source.name}
         self._blobs: dict[str, asyncio.Task[None]] = {}
         self._seen: set[str] = set()
         #: Manifests that an index offers for a platform to unpack.

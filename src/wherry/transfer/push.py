@@ -11,10 +11,11 @@ from wherry.errors import NotFound
 from wherry.oci.descriptor import Descriptor
 from wherry.oci.manifest import INDEXES, MANIFESTS, Index, parse
 from wherry.transfer.failures import first
-from wherry.transfer.ingest import SOURCE
+from wherry.transfer.ingest import source_label
 from wherry.transfer.selection import Selection, platform_of
 
 if TYPE_CHECKING:
+    from wherry.registry.push import Pushed
     from wherry.transfer.progress import Progress
     from wherry.transfer.session import Session
 
@@ -36,7 +37,7 @@ class Destination(Protocol):
         *,
         mount_from: Sequence[str] = (),
         on_progress: Callable[[int], None] | None = None,
-    ) -> str: ...
+    ) -> Pushed: ...
     async def push_manifest(self, descriptor: Descriptor, document: bytes, tag: str = "") -> None: ...
 
 
@@ -49,7 +50,7 @@ class Pusher:
         self._selection = selection
         self._progress = progress
         self._content = session.content
-        self._source = SOURCE + destination.host
+        self._source = source_label(destination.host)
         self._pushed: dict[str, asyncio.Task[None]] = {}
 
     async def push(self, target: Descriptor) -> Descriptor:
@@ -157,7 +158,7 @@ class Pusher:
                 mount_from=[each for each in sources if each != self._destination.name],
                 on_progress=lambda size: self._progress.moved("uploading", descriptor, size),
             )
-        self._progress.done("already exists" if how == "existed" else "complete", descriptor)
+        self._progress.done("already exists" if how.value == "existed" else "complete", descriptor)
         known = sorted({*sources, self._destination.name})
         if known != sources:
             await self._content.update_labels(descriptor.digest, {self._source: ",".join(known)})
