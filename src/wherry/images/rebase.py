@@ -152,8 +152,7 @@ class _Settlement:
         try:
             copy = os.open(path, _CREATE, 0o600)
             try:
-                while os.copy_file_range(source, copy, _PIECE):
-                    pass
+                _copy_data(source, copy)
                 metadata.copy(source, copy)
                 os.utime(copy, ns=(seen.st_atime_ns, seen.st_mtime_ns))
             finally:
@@ -208,6 +207,17 @@ def _parents(path: bytes) -> list[bytes]:
     while len(path := os.path.dirname(path)) > 1:
         parents.append(path)
     return parents[::-1]
+
+
+def _copy_data(source: int, target: int) -> None:
+    try:
+        while os.copy_file_range(source, target, _PIECE):
+            pass
+    except OSError as error:
+        if error.errno != errno.EXDEV:  # a lower directory may be another kind of file system: an image of erofs
+            raise
+        while os.sendfile(target, source, None, _PIECE):
+            pass
 
 
 def _same_file(path: bytes, other: bytes) -> bool:
