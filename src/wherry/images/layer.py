@@ -11,6 +11,7 @@ from typing import Protocol
 
 from wherry.errors import Unavailable
 from wherry.images.compression import MAGIC_SIZE, NONE, OUTPUT, decompressed, detect
+from wherry.images.following import COMPLETE, OFFSET_SIZE
 from wherry.oci import digest as digests
 
 #: What is read of the compressed layer at a time.
@@ -19,11 +20,6 @@ _INPUT = 64 << 10
 _PLAIN = OUTPUT
 #: Decompressed pieces that may wait for their reader.
 _WAITING = 4
-
-#: What follows the last offset when a file that is being written is complete: no file is as long.
-COMPLETE = (1 << 64) - 1
-#: One message about such a file: up to which offset it can be read.
-OFFSET_SIZE = 8
 
 
 class Source(Protocol):
