@@ -102,9 +102,8 @@ class _Settlement:
                 if number == 0:
                     self._copy(target, path)
                     # One file: all its names' attributes are its, and the last one's word counts.
-                    is_link = stat.S_ISLNK(os.lstat(path).st_mode)
                     for link in links:
-                        metadata.apply(path, link.entry, self._reserved, is_link=is_link)
+                        metadata.apply(path, os.lstat(path), link.entry, self._reserved)
                 else:
                     os.link(paths[0], path, follow_symlinks=False)
         except (OSError, OverflowError) as error:
