@@ -20,8 +20,10 @@ from wherry.api.services.snapshots.v1 import snapshots_pb2
 from wherry.api.types.types_pb2 import Descriptor
 from wherry.daemon.collector import Collector
 from wherry.daemon.exchange import Exchange
+from wherry.daemon.services.containers import ContainersService
 from wherry.daemon.services.content import ContentService
 from wherry.daemon.services.diff import DiffService
+from wherry.daemon.services.images import ImagesService
 from wherry.daemon.services.leases import LeasesService
 from wherry.daemon.services.namespaces import NamespacesService
 from wherry.daemon.services.snapshots import SnapshotsService
@@ -32,8 +34,10 @@ from wherry.rpc.channel import Stub
 from wherry.rpc.context import metadata_for
 from wherry.rpc.grpc_channel import GrpcChannel
 from wherry.rpc.local_channel import LocalChannel
+from wherry.store.containers import ContainerStore
 from wherry.store.content import ContentStore
 from wherry.store.database import Database
+from wherry.store.images import ImageStore
 from wherry.store.leases import LeaseStore
 from wherry.store.namespaces import NamespaceStore
 from wherry.store.snapshots import snapshotters
@@ -60,6 +64,8 @@ class Stores:
             [
                 ContentService(self.content, self.collector),
                 SnapshotsService(self.snapshotters, self.exchange, self.collector),
+                ImagesService(ImageStore(self.database), self.exchange, self.collector),
+                ContainersService(ContainerStore(self.database), self.exchange, self.collector),
                 DiffService(self.content, process.spawn_subprocess, os.path.join(self.directory, "layers")),
                 LeasesService(LeaseStore(self.database), self.collector),
                 NamespacesService(NamespaceStore(self.database), self.exchange),
