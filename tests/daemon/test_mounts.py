@@ -75,7 +75,7 @@ class Client:
         response: api.InfoResponse = await self.call("info", api.InfoRequest(name=name))
         return response.info
 
-    async def list(self, *filters: str) -> list[str]:
+    async def names(self, *filters: str) -> list[str]:
         stub = self.stub(api, "Mounts")
         request = api.ListRequest(filters=filters)
         return [each.info.name async for each in stub.list(request, metadata=metadata_for(self.namespace))]
@@ -92,7 +92,7 @@ class Client:
 async def client(wherryd: Wherryd) -> AsyncIterator[Client]:
     made = Client(wherryd, wherryd.namespace())
     yield made
-    for name in await made.list():
+    for name in await made.names():
         await made.deactivate(name)
     await made.channel.close()
 
@@ -303,7 +303,7 @@ async def test_a_refusal_leaves_nothing(
     with pytest.raises(kind) as failure:
         await client.activate("refused", *request)
     assert text in failure.value.message
-    assert client.left() == [] and await client.list() == []
+    assert client.left() == [] and await client.names() == []
     assert not (client.daemon.root / "disk").exists()
 
 
@@ -322,11 +322,11 @@ async def test_names_and_leases(client: Client, tmp_path: Path) -> None:
 async def test_list_and_update(client: Client, tmp_path: Path) -> None:
     for name, color in (("one", "red"), ("two", "green"), ("/a/path", "green")):
         await client.activate(name, bind(tmp_path), temporary=True, labels={"color": color})
-    assert await client.list() == ["/a/path", "one", "two"]
-    assert await client.list("labels.color==green") == ["/a/path", "two"]
-    assert await client.list("name==one", "name==two") == ["one", "two"]
+    assert await client.names() == ["/a/path", "one", "two"]
+    assert await client.names("labels.color==green") == ["/a/path", "two"]
+    assert await client.names("name==one", "name==two") == ["one", "two"]
     with pytest.raises(InvalidArgument):
-        await client.list("===")
+        await client.names("===")
 
     async def update(labels: dict[str, str], *paths: str) -> dict[str, str]:
         request = api.UpdateRequest(
@@ -343,7 +343,7 @@ async def test_list_and_update(client: Client, tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         await client.call("update", api.UpdateRequest(info=ActivationInfo(name="absent")))
     other = Client(client.daemon, client.daemon.namespace())
-    assert await other.list() == []
+    assert await other.names() == []
     await other.channel.close()
 
 
@@ -355,7 +355,7 @@ async def test_parallel_activations_of_one_name(client: Client, tmp_path: Path) 
     assert len(client.mounted()) == 1
     await asyncio.gather(*(client.activate(f"n{i}", bind(tmp_path), temporary=True) for i in range(8)))
     assert len(client.mounted()) == 9
-    await asyncio.gather(*(client.deactivate(name) for name in await client.list()))
+    await asyncio.gather(*(client.deactivate(name) for name in await client.names()))
     assert client.left() == []
 
 
@@ -366,7 +366,7 @@ async def test_what_is_in_use_goes_later(client: Client, tmp_path: Path) -> None
     with open(f"{info.active[0].mount_point}/open", "w"):
         with pytest.raises(Unknown, match="busy"):
             await client.deactivate("busy")
-        assert await client.list() == []
+        assert await client.names() == []
     await collect(client)
     assert client.left() == [] and (source / "open").exists()
 
@@ -399,15 +399,15 @@ async def test_mounts_live_as_long_as_what_holds_them(client: Client, tmp_path: 
         "by-nothing", mount, temporary=True, labels={"containerd.io/gc.bref.image": "absent", "containerd.io/x": "y"}
     )
     await collect(client)
-    assert await client.list() == ["by-container", "by-label", "by-lease", "by-two"]
+    assert await client.names() == ["by-container", "by-label", "by-lease", "by-two"]
     await leases.delete(leases_pb2.DeleteRequest(id="lease", sync=True), metadata=metadata)
-    assert await client.list() == ["by-container", "by-label", "by-two"]
+    assert await client.names() == ["by-container", "by-label", "by-two"]
     await containers.delete(containers_pb2.DeleteContainerRequest(id="named"), metadata=metadata)
     await collect(client)
-    assert await client.list() == ["by-label", "by-two"]
+    assert await client.names() == ["by-label", "by-two"]
     await containers.delete(containers_pb2.DeleteContainerRequest(id="naming"), metadata=metadata)
     await collect(client)
-    assert await client.list() == [] and client.left() == []
+    assert await client.names() == [] and client.left() == []
 
 
 async def test_mounts_outlive_the_daemon(start_daemon: StartDaemon, tmp_path: Path, image: Path) -> None:
@@ -437,7 +437,7 @@ async def test_mounts_outlive_the_daemon(start_daemon: StartDaemon, tmp_path: Pa
     daemon.start()
     client = Client(daemon, client.namespace)
     await until(lambda: len(client.mounted()) == 1, "cleaned up")
-    assert await client.list() == ["kept"] and await client.info("kept") == kept
+    assert await client.names() == ["kept"] and await client.info("kept") == kept
     assert unheld.active[0].mount_point not in client.mounted() and (tmp_path / "disk.img").exists()
     with open(f"{kept.active[1].mount_point}/hello") as file:
         assert file.read() == "world\n"
