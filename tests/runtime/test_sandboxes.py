@@ -26,7 +26,7 @@ from wherry.api.services.containers.v1 import containers_pb2
 from wherry.api.services.events.v1 import events_pb2 as events_api
 from wherry.api.services.sandbox.v1 import sandbox_pb2 as api
 from wherry.api.services.tasks.v1 import tasks_pb2
-from wherry.api.types.types_pb2 import Sandbox
+from wherry.api.types.types_pb2 import Mount, Sandbox
 from wherry.api.wellknown_pb2 import Any as AnyMessage
 from wherry.errors import (
     AlreadyExists,
@@ -77,8 +77,13 @@ class Client:
         await self.create(id, runtime_name)
         return id, (await self.call("start", id)).pid
 
-    async def container(self, sandbox: str, *, script: str = _WAITS, **fields: Any) -> tuple[str, int]:
-        """Run a container of a sandbox; returns its id and pid."""
+    async def container(
+        self, sandbox: str = "", *, script: str = _WAITS, layered: bool = False, **fields: Any
+    ) -> tuple[str, int]:
+        """Run a container, of a sandbox if one is named; returns its id and pid.
+
+        With `layered`, of mounts that the daemon has to put together.
+        """
         id = self.daemon.id()
         words = ("containers", "create", "--", BUSYBOX, id, "sh", "-c", script)
         made = await asyncio.to_thread(self.daemon.ctr, *words, namespace=self.namespace)
@@ -94,7 +99,13 @@ class Client:
             self.daemon.ctr, "snapshots", "mounts", "/mnt", record.snapshot_key, namespace=self.namespace
         )
         options = snapshot.text.split()[snapshot.text.split().index("-o") + 1].split(",")
-        rootfs = [{"type": "overlay", "source": "overlay", "options": options}]
+        rootfs = [Mount(type="overlay", source="overlay", options=options)]
+        if layered:
+            lower = next(each for each in options if each.startswith("lowerdir=")).removeprefix("lowerdir=").split(":")
+            rest = [each for each in options if not each.startswith("lowerdir=")]
+            rootfs = [Mount(type="bind", source=each, options=["rbind", "ro"]) for each in lower]
+            overlay = f"lowerdir={{{{ overlay 0 {len(lower) - 1} }}}}"
+            rootfs.append(Mount(type="format/overlay", source="overlay", options=[overlay, *rest]))
         request = tasks_pb2.CreateTaskRequest(container_id=id, rootfs=rootfs, **fields)
         try:
             pid = (await service.create(request, metadata=self.metadata)).pid
@@ -478,3 +489,60 @@ async def test_the_shims_own_service(client: Client) -> None:
 
 def _parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
+
+
+def _activations(client: Client) -> list[str]:
+    """What the mount manager has mounted."""
+    place = client.daemon.state / "io.containerd.mount-manager.v1.bolt/t"
+    return [line.split()[4] for line in leaks.mounts() if f"{place}/" in line] + [
+        str(path) for path in leaks.entries(place)
+    ]
+
+
+async def test_a_root_file_system_that_the_daemon_puts_together(client: Client) -> None:
+    """As from a snapshotter whose mounts only containerd's mount manager can make."""
+    id, pid = await client.container(layered=True)
+    assert len(_activations(client)) > 1
+    said = client.daemon.ctr("tasks", "exec", "--exec-id", "e", id, "cat", "/etc/passwd", namespace=client.namespace)
+    assert said.check().text
+    taken = tasks_pb2.CreateTaskRequest(container_id=id, rootfs=[Mount(type="format/bind", source="/")])
+    with pytest.raises(AlreadyExists):
+        await client.stub(tasks_pb2, "Tasks").create(taken, metadata=client.metadata)
+    assert len(_activations(client)) > 1 and not gone(pid)
+    await client.remove(id)
+    assert _activations(client) == []
+    with pytest.raises(InvalidArgument, match="index out of bounds"):
+        await client.stub(tasks_pb2, "Tasks").create(
+            tasks_pb2.CreateTaskRequest(container_id=id, rootfs=[Mount(type="format/bind", source="{{ mount 0 }}")]),
+            metadata=client.metadata,
+        )
+    with pytest.raises(Error, match="failed to create shim task"):
+        await client.container(
+            layered=True, options=AnyMessage(type_url="containerd.runc.v1.Options", value=b"\x32\x01/")
+        )
+    assert _activations(client) == [] and client.shims() == []
+
+
+async def test_a_dead_shims_root_file_system_goes(client: Client) -> None:
+    id, _pid = await client.container(layered=True)
+    (shim,) = client.shims()
+    async with client.events() as heard:
+        os.kill(shim, signal.SIGKILL)
+        await client.until(lambda: heard, "told")
+    assert _activations(client) == []
+    client.daemon.ctr("containers", "rm", id, namespace=client.namespace).check()
+
+
+async def test_a_root_file_system_outlives_the_daemon(start_daemon: StartDaemon, busybox_archive: Path) -> None:
+    daemon = start_daemon(Wherryd())
+    async with opened(daemon) as client:
+        daemon.ctr("images", "import", busybox_archive, namespace=client.namespace).check()
+        id, _pid = await client.container(layered=True)
+        before = _activations(client)
+    daemon.kill()
+    daemon.start()
+    async with opened(daemon, client.namespace) as client:
+        await asyncio.sleep(0.5)  # the first collection has been
+        assert _activations(client) == before
+        await client.remove(id)
+        assert _activations(client) == []

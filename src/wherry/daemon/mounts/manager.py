@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from weakref import WeakValueDictionary
 
+from wherry.api.types import types_pb2
 from wherry.completion import run_to_completion
 from wherry.daemon.mounts.handlers import HANDLERS, handler
 from wherry.daemon.mounts.transforms import Transformer
-from wherry.errors import Unimplemented, Unknown
+from wherry.errors import NotFound, Unimplemented, Unknown
 from wherry.linux.mount import Mount
 from wherry.store.mounts import Activation, ActiveMount, MountStore
 
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 
 #: containerd's name for its mount manager, and for the directory of mount points in it.
 _PLACE = "io.containerd.mount-manager.v1.bolt/t"
+
+#: The label that holds mounts for as long as there is a container.
+_CONTAINER = "containerd.io/gc.bref.container"
 
 
 class MountManager:
@@ -110,8 +114,36 @@ class MountManager:
 
         What is in use stays mounted, which is raised as Unknown, and is tried again with every collection.
         """
+        self._store.get(namespace, name)  # without a write where there is nothing to do
         activation = await self._store.take(namespace, name)
         await run_to_completion(self._tasks, self._clear(self._directory(activation)))
+
+    # -- tasks ------------------------------------------------------------------------------------------------------
+
+    async def activate_rootfs(self, namespace: str, id: str, mounts: list[types_pb2.Mount]) -> list[types_pb2.Mount]:
+        """Return the mounts of a task's root file system as its shim can make them; the task's id is their name."""
+        wanted = [Mount(each.type, each.source, each.options, each.target) for each in mounts]
+        if _to_make(wanted, temporary=False) < 0:
+            return mounts
+        # There is no such task: this is what one left that nobody saw end.
+        await self.deactivate_rootfs(namespace, id)
+        activation = await self.activate(namespace, id, wanted, labels={_CONTAINER: id})
+        return [
+            types_pb2.Mount(type=each.type, source=each.source, target=each.target, options=each.options)
+            for each in activation.system
+        ]
+
+    async def deactivate_rootfs(self, namespace: str, id: str) -> None:
+        """Take away what was mounted for a task, if anything was. What is in use goes with a later collection."""
+        try:
+            if self._store.get(namespace, id).labels.get(_CONTAINER) == id:
+                await self.deactivate(namespace, id)
+        except NotFound:
+            return
+        except Unknown as error:
+            log.warning("root file system of %s/%s: %s", namespace, id, error.message)
+
+    # -- what is left -----------------------------------------------------------------------------------------------
 
     async def collect(self) -> None:
         """Take away the activations that nothing holds any more, and what could not be taken away before."""
