@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from wherry.api.services.mounts.v1 import mounts_pb2 as api
 from wherry.api.types.types_pb2 import ActivationInfo, Mount
 from wherry.api.wellknown_pb2 import Any as AnyMessage
 from wherry.api.wellknown_pb2 import FieldMask
+from wherry.daemon.mounts import template
 from wherry.errors import (
     AlreadyExists,
     Error,
@@ -33,9 +35,11 @@ from wherry.errors import (
     Unknown,
 )
 from wherry.linux import loop
+from wherry.linux import mount as linux
 from wherry.rpc.channel import Stub
 from wherry.rpc.context import metadata_for
 from wherry.rpc.grpc_channel import GrpcChannel
+from wherry.store.mounts import ActiveMount
 
 _PLACE = "io.containerd.mount-manager.v1.bolt/t"
 
@@ -183,6 +187,65 @@ async def test_a_loop_device_that_the_client_mounts(client: Client, image: Path,
     await client.deactivate("disk")
     await until(lambda: loop.backing_file(device) != str(image), "detached")
     assert client.left() == []
+
+
+async def test_a_loop_device_whose_file_is_gone(client: Client, image: Path) -> None:
+    info = await client.activate("disk", Mount(type="loop", source=str(image)))
+    device = os.readlink(info.active[0].mount_point)
+    image.unlink()
+    await client.deactivate("disk")
+    await until(lambda: str(image) not in loop.backing_file(device), "detached")
+    assert client.left() == []
+
+
+async def test_a_target_stays_below_its_mount_point(client: Client, tmp_path: Path) -> None:
+    for target in ("/", "../../.."):
+        info = await client.activate(
+            "up", Mount(type="bind", source=str(tmp_path), target=target, options=["bind"]), temporary=True
+        )
+        assert client.mounted() == [info.active[0].mount_point]
+        await client.deactivate("up")
+        assert client.left() == []
+
+
+async def test_an_erofs_image(client: Client, tmp_path: Path) -> None:
+    if shutil.which("mkfs.erofs") is None or "erofs" not in Path("/proc/filesystems").read_text():
+        pytest.skip("needs mkfs.erofs and a kernel with EROFS")
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "hello").write_text("world\n")
+    path = tmp_path / "layer.erofs"
+    subprocess.run(["mkfs.erofs", "--quiet", path, tree], check=True)
+    info = await client.activate(
+        "erofs",
+        Mount(type="erofs", source=str(path), options=["ro", "loop"]),
+        Mount(type="format/overlay", source="overlay", options=["lowerdir={{ mount 0 }}:/"]),
+    )
+    point = Path(info.active[0].mount_point)
+    assert (point / "hello").read_text() == "world\n" and list(info.system[0].options) == [f"lowerdir={point}:/"]
+    await client.deactivate("erofs")
+    assert client.left() == []
+
+
+_ACTIVE = [ActiveMount(linux.Mount("bind", f"/source/{n}", [], f"target/{n}"), f"/mnt/{n}", 0) for n in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("text", "filled"),
+    [
+        ("plain", "plain"),
+        ("{{ mount 0 }}", "/mnt/0"),
+        ("{{mount 1}}/upper:{{ source 2 }}", "/mnt/1/upper:/source/2"),
+        ("{{ target 1 }}", "target/1"),
+        ("a {{- mount 0 -}} b", "a/mnt/0b"),
+        ("lowerdir={{ overlay 0 2 }}", "lowerdir=/mnt/0:/mnt/1:/mnt/2"),
+        ("lowerdir={{ overlay 2 1 }}", "lowerdir=/mnt/2:/mnt/1"),
+        ("{{ overlay 1 1 }}", "/mnt/1"),
+        ("}} {", "}} {"),
+    ],
+)
+def test_templates(text: str, filled: str) -> None:
+    assert template.fill(text, _ACTIVE) == filled
 
 
 async def test_layers_below_an_overlay(client: Client, image: Path, tmp_path: Path) -> None:
@@ -443,6 +506,39 @@ async def test_mounts_outlive_the_daemon(start_daemon: StartDaemon, tmp_path: Pa
         assert file.read() == "world\n"
     await client.stub(leases_pb2, "Leases").delete(leases_pb2.DeleteRequest(id="lease", sync=True), metadata=metadata)
     assert client.left() == []
+    await client.channel.close()
+
+
+async def test_a_daemon_killed_at_any_moment_leaves_nothing(
+    start_daemon: StartDaemon, tmp_path: Path, image: Path
+) -> None:
+    daemon = start_daemon(Wherryd())
+    namespace = daemon.namespace()
+    mounts = (
+        Mount(type="loop", source=str(image), options=["ro"]),
+        Mount(type="format/ext4", source="{{ mount 0 }}", options=["ro"]),
+        bind(tmp_path),
+        Mount(type="format/overlay", source="overlay", options=["lowerdir={{ overlay 1 2 }}"]),
+    )
+
+    async def use(client: Client, number: int) -> None:
+        with contextlib.suppress(Error):
+            while True:
+                await client.activate(f"n{number}", *mounts)
+                await client.deactivate(f"n{number}")
+
+    for delay in (0.02, 0.05, 0.1, 0.2, 0.4):
+        client = Client(daemon, namespace)
+        using = asyncio.gather(*(use(client, number) for number in range(4)))
+        await asyncio.sleep(delay)
+        daemon.kill()
+        await using
+        await client.channel.close()
+        daemon.start()
+    client = Client(daemon, namespace)
+    await collect(client)
+    assert await client.names() == [] and client.left() == []
+    assert str(image) not in [loop.backing_file(path.name) for path in Path("/sys/block").glob("loop*")]
     await client.channel.close()
 
 

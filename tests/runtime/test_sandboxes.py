@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -184,8 +185,9 @@ async def client(wherryd: Wherryd, busybox_archive: Path) -> AsyncIterator[Clien
         yield made
 
 
-@pytest.mark.parametrize("runtime_name", [RUNC, STARTED], ids=["forked", "started"])
-async def test_a_life(client: Client, runtime_name: str) -> None:
+@pytest.mark.parametrize("kind", ["forked", "started", "foreign"])
+async def test_a_life(client: Client, kind: str, tmp_path: Path) -> None:
+    runtime_name = {"forked": RUNC, "started": STARTED, "foreign": str(_foreign(tmp_path))}[kind]
     id = client.daemon.id("s")
     async with client.events() as heard:
         options = AnyMessage(type_url="anything", value=b"\1")
@@ -230,6 +232,26 @@ async def test_a_life(client: Client, runtime_name: str) -> None:
     for method in ("shutdown", "wait", "platform", "metrics"):
         with pytest.raises(NotFound):
             await client.call(method, id)
+
+
+def _foreign(directory: Path) -> Path:
+    """Our shim under a name that makes it somebody else's: one that the daemon only knows by the protocol."""
+    path = directory / "containerd-shim-foreign-v1"
+    path.symlink_to(STARTED)
+    return path
+
+
+async def test_a_foreign_shim_that_dies(client: Client, tmp_path: Path) -> None:
+    sandbox, shim = await client.run(str(_foreign(tmp_path)))
+    id, pid = await client.container(sandbox)
+    assert _parent(pid) == shim
+    async with client.events() as heard:
+        os.kill(shim, signal.SIGKILL)
+        await client.until(lambda: len(heard) > 1, "told of both")
+    await client.until(lambda: gone(pid), "killed")
+    assert [event.exit_status for topic, event in heard if topic == "/sandboxes/exit"] == [137]
+    await client.only()
+    client.daemon.ctr("containers", "rm", id, namespace=client.namespace).check()
 
 
 async def test_refusals(client: Client) -> None:
@@ -393,6 +415,37 @@ async def test_a_sandbox_outlives_the_daemon(start_daemon: StartDaemon, busybox_
             assert (await waiting).exit_status == 0
         exits = [event.sandbox_id for topic, event in heard if topic == "/sandboxes/exit"]
         assert exits == [kept, created]  # what had been told before is not told again
+        await client.only()
+
+
+async def test_a_daemon_killed_at_any_moment(start_daemon: StartDaemon) -> None:
+    """What was half made is gone; what was made is there, and can be shut down."""
+    daemon = start_daemon(Wherryd())
+    namespace = daemon.namespace()
+    ids = [daemon.id("s") for _ in range(4)]
+
+    async def use(client: Client, id: str) -> None:
+        with contextlib.suppress(Error):
+            while True:
+                with contextlib.suppress(AlreadyExists):
+                    await client.create(id)
+                with contextlib.suppress(FailedPrecondition):
+                    await client.call("start", id)
+                await client.call("shutdown", id)
+
+    for delay in (0.02, 0.05, 0.1, 0.2, 0.3):
+        async with opened(daemon, namespace) as client:
+            using = asyncio.gather(*(use(client, id) for id in ids))
+            await asyncio.sleep(delay)
+            daemon.kill()
+            await using
+        daemon.start()
+    async with opened(daemon, namespace) as client:
+        for id in ids:
+            state = (await client.call("status", id)).state
+            assert state in ("", "SANDBOX_READY", "SANDBOX_NOTREADY")
+            if state:
+                await client.call("shutdown", id)
         await client.only()
 
 

@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 
 from wherry.api.types import types_pb2
 from wherry.completion import run_to_completion
-from wherry.daemon.mounts.handlers import HANDLERS, handler
+from wherry.daemon.mounts.handlers import HANDLERS, attached, handler
 from wherry.daemon.mounts.transforms import Transformer
 from wherry.errors import NotFound, Unimplemented, Unknown
 from wherry.linux.mount import Mount
@@ -87,7 +87,7 @@ class MountManager:
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._store.remove, id)
             undo.push_async_callback(self._clear, directory)
-            os.mkdir(directory, 0o700)
+            os.makedirs(directory, 0o700)
             active: list[ActiveMount] = []
             for index, mount in enumerate(mounts[:count]):
                 made = await self._transformed(mount, active)
@@ -147,7 +147,7 @@ class MountManager:
 
     async def collect(self) -> None:
         """Take away the activations that nothing holds any more, and what could not be taken away before."""
-        if self._store.none() and not os.listdir(self._targets):
+        if self._store.none() and not self._entries():
             return
         for activation in await self._store.take_unheld():
             log.info("mounts %s/%s collected", activation.namespace, activation.name)
@@ -156,7 +156,7 @@ class MountManager:
     async def _clear_leftovers(self) -> None:
         """Unmount what no activation is known for."""
         # In this order: an activation is recorded before it has a directory.
-        found = [entry for entry in os.listdir(self._targets) if entry.isdecimal()]
+        found = self._entries()
         known = self._store.ids()
         for entry in found:
             if int(entry) not in known:
@@ -164,6 +164,12 @@ class MountManager:
                     await self._clear(os.path.join(self._targets, entry))
                 except Unknown as error:
                     log.warning("%s", error.message)
+
+    def _entries(self) -> list[str]:
+        try:
+            return [entry for entry in os.listdir(self._targets) if entry.isdecimal()]
+        except FileNotFoundError:
+            return []  # somebody has tidied up: nothing is mounted below it
 
     def _directory(self, activation: Activation) -> str:
         return os.path.join(self._targets, str(activation.id))
@@ -253,6 +259,9 @@ def _mount_points() -> set[str]:
 
 
 def _is_there(active: ActiveMount, present: set[str]) -> bool:
-    if active.mount.type == "loop":
-        return os.path.islink(active.mount_point)
-    return os.path.realpath(os.path.join(active.mount_point, active.mount.target.lstrip("/"))) in present
+    if active.mount.type != "loop":
+        return os.path.realpath(active.mount_point) in present
+    try:
+        return attached(active.mount, os.readlink(active.mount_point))
+    except OSError:
+        return False

@@ -180,7 +180,7 @@ class ShimManager:
     async def _create(self, namespace: str, id: str, runtime: str, spec: bytes, request: CreateRequest) -> Task:
         sandbox = self._sandbox_shim(namespace, request) if request.sandbox else None
         binary = sandbox.binary if sandbox is not None else shim_binary(runtime, self._configured)
-        kind = bundles.V1 if runtime == bundles.V1 else bundles.V2
+        kind = bundles.V1 if runtime == bundles.V1 and sandbox is None else bundles.V2
         bundle = Bundle(self._state, self._root, kind, namespace, id)
         async with AsyncExitStack() as undo:
             bundle.create(spec)
