@@ -326,6 +326,22 @@ async def test_a_disk_made_on_the_way(client: Client, below_root: Path) -> None:
     assert (Path(again.active[1].mount_point) / "upper/kept").read_text() == "kept"
 
 
+async def test_links_lead_nowhere(client: Client, below_root: Path, tmp_path: Path) -> None:
+    """What is made below the daemon's root stays there, whatever links a container's layer holds."""
+    (below_root / "out").symlink_to(tmp_path)
+    (below_root / "there").symlink_to(tmp_path / "made")
+    path = "X-containerd.mkdir.path="
+    for mount in (
+        Mount(type="mkdir/bind", options=[f"{path}{below_root}/out/made"]),
+        Mount(type="mkdir/bind", options=[f"{path}{below_root}/there"]),
+        Mount(type="mkfs/loop", source=f"{below_root}/out/made", options=[_SIZE]),
+        Mount(type="mkfs/loop", source=f"{below_root}/there", options=[_SIZE]),
+    ):
+        with pytest.raises(Error):
+            await client.activate("links", mount)
+    assert list(tmp_path.iterdir()) == [] and client.left() == []
+
+
 _SIZE = "X-containerd.mkfs.size=1MiB"
 
 

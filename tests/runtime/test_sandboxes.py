@@ -506,6 +506,21 @@ async def test_a_container_as_sandbox(client: Client) -> None:
     await client.only()
 
 
+async def test_no_shim(start_daemon: StartDaemon, busybox_archive: Path) -> None:
+    """A daemon that is itself the shim of its containers has shims for sandboxes."""
+    daemon = start_daemon(Wherryd(config="no_shim = true\n"))
+    async with opened(daemon) as client:
+        daemon.ctr("images", "import", busybox_archive, namespace=client.namespace).check()
+        sandbox, shim = await client.run()
+        id, pid = await client.container(sandbox)
+        assert _parent(pid) == shim
+        await client.remove(id)
+        alone, pid = await client.container()
+        assert _parent(pid) == daemon.pid
+        assert await client.remove(alone) == 137
+        await client.call("shutdown", sandbox)
+
+
 async def test_a_shim_without_the_service(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(Wherryd(config=STOCK))
     async with opened(daemon) as client:
