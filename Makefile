@@ -9,7 +9,7 @@ RUN_PACKAGES := python3 python3-venv libseccomp2 busybox-static
 # The other sides that the tests compare with.
 TEST_PACKAGES := $(RUN_PACKAGES) containerd runc crun skopeo umoci podman docker.io docker-registry \
 	containernetworking-plugins criu mmdebstrap iproute2 libpython3.11 nftables strace tar \
-	gcc libc6-dev qemu-system-x86 cpio apparmor e2fsprogs
+	gcc libc6-dev qemu-system-x86 cpio apparmor e2fsprogs btrfs-progs erofs-utils
 
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wherry.daemon.config import Config, default_text, load
+from wherry.daemon.config import Config, GarbageCollection, default_text, load
 from wherry.errors import InvalidArgument
 
 
@@ -64,7 +64,8 @@ def test_runtimes(tmp_path: Path) -> None:
     [
         (
             "rooot = '/x'",
-            "{path}: unknown key rooot; there are root, state, address, log_level, log_format, no_shim, ksm, runtimes",
+            "{path}: unknown key rooot; there are root, state, address, log_level, log_format, no_shim, ksm, gc,"
+            " transfer, runtimes",
         ),
         ("no_shim = 'true'", "{path}: no_shim must be a boolean, and is a string"),
         ("root = 3", "{path}: root must be a string, and is an integer"),
@@ -72,6 +73,22 @@ def test_runtimes(tmp_path: Path) -> None:
         ("root = 'relative'", "{path}: root 'relative' must be an absolute path"),
         ("log_level = 'loud'", "{path}: log_level 'loud' must be one of debug, info, warn, error"),
         ("log_format = 'xml'", "{path}: log_format 'xml' must be one of text, json"),
+        ("gc = 1", "{path}: gc must be a table, and is an integer"),
+        (
+            "[gc]\npause = 1",
+            "{path}: [gc]: unknown key pause; there are pause_threshold, deletion_threshold, mutation_threshold,"
+            " schedule_delay, startup_delay",
+        ),
+        ("[gc]\npause_threshold = 0.6", "{path}: [gc]: pause_threshold 0.6 must be from 0 to 0.5"),
+        ("[gc]\npause_threshold = true", "{path}: [gc]: pause_threshold must be a float, and is a boolean"),
+        ("[gc]\nmutation_threshold = -1", "{path}: [gc]: mutation_threshold -1 must not be negative"),
+        ("[gc]\ndeletion_threshold = 1.5", "{path}: [gc]: deletion_threshold must be an integer, and is a float"),
+        ("[gc]\nstartup_delay = 1", '{path}: [gc]: startup_delay must be a string like "100ms", and is an integer'),
+        ("[gc]\nschedule_delay = '-1s'", "{path}: [gc]: schedule_delay -1s must not be negative"),
+        (
+            "[gc]\nschedule_delay = '1'",
+            '{path}: [gc]: schedule_delay: invalid duration "1": numbers with units are wanted, as in 100ms or 1h30m',
+        ),
         ("runtimes = 'x'", "{path}: runtimes must be a table, and is a string"),
         ("[runtimes]\nx = 'y'", '{path}: [runtimes."x"] must be a table, and is a string'),
         ("[runtimes.x]\nshimm = '/y'", '{path}: [runtimes."x"]: unknown key shimm; there is shim'),
@@ -118,15 +135,48 @@ def test_a_socket_path_has_107_bytes_with_its_ttrpc_sibling(length: int, right: 
 
 def test_the_default_file_says_the_defaults(tmp_path: Path) -> None:
     text = default_text()
-    assert set(tomllib.loads(text)) == {"root", "state", "address", "log_level", "log_format", "no_shim", "ksm"}
+    keys = {"root", "state", "address", "log_level", "log_format", "no_shim", "ksm", "gc", "transfer"}
+    assert set(tomllib.loads(text)) == keys
+    assert tomllib.loads(text)["gc"] == GarbageCollection().to_toml()
     assert load({"config": written(tmp_path, text)}, {}) == Config()
     # Its example, uncommented, is right as well.
     example = text.replace("# [runtimes", "[runtimes").replace("# shim =", "shim =")
     assert load({"config": written(tmp_path, example)}, {}).runtimes
 
 
+def test_garbage_collection(tmp_path: Path) -> None:
+    file = written(tmp_path, "[gc]\npause_threshold = 0.5\nschedule_delay = '1m1.5s'\nstartup_delay = '0s'")
+    gc = load({"config": file}, {}).gc
+    assert (gc.pause_threshold, gc.schedule_delay, gc.startup_delay) == (0.5, 61_500_000_000, 0)
+    assert (gc.deletion_threshold, gc.mutation_threshold) == (0, 100)
+
+
 def test_what_is_dumped_loads_as_the_same(tmp_path: Path) -> None:
     import tomli_w
 
-    config = Config(root="/r", no_shim=True, runtimes={'odd "name"': "/x"})
+    gc = GarbageCollection(0.1, 2, 3, 1_500_000_000, 0)
+    config = Config(root="/r", no_shim=True, gc=gc, runtimes={'odd "name"': "/x"})
     assert load({"config": written(tmp_path, tomli_w.dumps(config.to_toml()))}, {}) == config
+
+
+def test_transfers(tmp_path: Path) -> None:
+    text = "[transfer]\nmax_concurrent_downloads = 7\nhosts = '/a:/b'\nverifier_timeout = 2\nmax_verifiers = -1"
+    transfer = load({"config": written(tmp_path, text)}, {}).transfer
+    assert (transfer.max_concurrent_downloads, transfer.hosts) == (7, "/a:/b")
+    assert (transfer.verifier_timeout, transfer.max_verifiers, transfer.max_concurrent_unpacks) == (2, -1, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("downloads = 3", "unknown key downloads; there are max_concurrent_downloads, "),
+        ("max_concurrent_downloads = 0", "max_concurrent_downloads must be 1 or more, and is 0"),
+        ("max_concurrent_uploads = true", "max_concurrent_uploads must be a number"),
+        ("hosts = 'certs.d'", "hosts 'certs.d' must be absolute paths"),
+        ("verifiers = 3", "verifiers must be a string"),
+    ],
+)
+def test_what_the_table_of_transfers_must_not_say(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        load({"config": written(tmp_path, f"[transfer]\n{text}")}, {})
+    assert "[transfer]" in refused.value.message and reason in refused.value.message

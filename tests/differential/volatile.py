@@ -245,6 +245,18 @@ VOLATILE = [
         "",
         "Listed by containerd 1.7, the version that wherryd answers, and not by 1.6.",
     ),
+    Volatile(
+        "^plugins ls",
+        r"^(io\.containerd\.snapshotter\.v1 +erofs .*|erofs)\n",
+        "",
+        "A snapshotter of containerd 2.1 and of wherryd.",
+    ),
+    Volatile(
+        "^plugins ls",
+        r"^Capabilities: +rebase\n",
+        "",
+        "Snapshots that get their parent when they are committed: since containerd 2.2.",
+    ),
     Volatile("^plugins ls", r" {2,}", "  ", "Columns are as wide as the longest entry, which is one of the above."),
     Volatile(
         "^plugins ls (?!--detailed)|^plugins ls$",

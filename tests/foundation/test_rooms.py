@@ -51,6 +51,7 @@ MAY_IMPORT = {
         "oci",
         "store",
         "images",
+        "registry",
         "transfer",
         "linux",
         "protobuf",

@@ -169,7 +169,7 @@ class Daemon:
             for noun in ("containers", "images", "leases"):
                 if names := self.listed(noun, namespace):
                     self.ctr(noun, "rm", *names, namespace=namespace)
-            for snapshotter in ("overlayfs", "native"):
+            for snapshotter in ("overlayfs", "native", "btrfs", "erofs"):
                 # Children first: a parent can't go before them.
                 while keys := self._snapshots(snapshotter, namespace):
                     gone = [
@@ -203,7 +203,7 @@ class Containerd(Daemon):
 root = "{self.root}"
 state = "{self.state}"
 disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.devmapper",
-                    "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
+                    "io.containerd.snapshotter.v1.aufs",
                     "io.containerd.snapshotter.v1.zfs", "io.containerd.tracing.processor.v1.otlp"]
 [grpc]
   address = "{self.address}"

@@ -38,8 +38,10 @@ def of_namespaces(daemon: Daemon, names: Names) -> list[str]:
         left += [f"runc state: {path}" for path in states(_RUNC / namespace)]
         left += [f"wherry-runc state: {id}" for id in states_of_ours(namespace)]
         for top in (daemon.state, daemon.root):
-            for runtimes in top.glob("io.containerd.runtime.*"):
-                left += [f"bundle: {path}" for path in entries(runtimes / namespace)]
+            for kind in ("io.containerd.runtime.*", "io.containerd.sandbox.controller.*"):
+                for runtimes in top.glob(kind):
+                    left += [f"bundle: {path}" for path in entries(runtimes / namespace)]
+        left += [f"activation: {path}" for path in entries(daemon.state / "io.containerd.mount-manager.v1.bolt/t")]
         for container in names.ids:
             socket = shim_socket(daemon.address, namespace, container)
             left += [f"shim socket of {namespace}/{container}: {socket}"] if socket.exists() else []

@@ -24,6 +24,19 @@ def overlay(directory: Path, lowers: Sequence[Path], *extra: str) -> Mount:
     return Mount("overlay", "overlay", options)
 
 
+def alone(directory: Path) -> Mount:
+    """An upper directory without those below, as containerd 2.2 names it when it unpacks layers side by side."""
+    (directory / "fs").mkdir(parents=True, exist_ok=True)
+    return Mount("overlay", "overlay", ["rw", f"upperdir={directory}/fs"])
+
+
+async def settle(directory: Path, lowers: Sequence[Path]) -> None:
+    """Do what is pending for the upper directory of `alone`."""
+    record = directory / "pending.json"
+    await process.settler(process.spawn_subprocess)(str(directory / "fs"), list(map(str, lowers)), str(record))
+    assert not record.exists()
+
+
 async def apply(
     layer: bytes, mounts: Sequence[Mount], directory: Path, *, compressed: bool = True, sync: bool = False
 ) -> dict[str, Any]:

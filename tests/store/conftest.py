@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness import leaks
 from tests.harness.daemon import Containerd
 from tests.store.stores import Client, Stores, containerd_client, local_client, opened
 
@@ -15,6 +16,8 @@ from tests.store.stores import Client, Stores, containerd_client, local_client, 
 async def stores(tmp_path: Path) -> AsyncIterator[Stores]:
     async with opened(tmp_path) as stores:
         yield stores
+    # As when a daemon has been stopped, images of what can be mounted still are.
+    leaks.unmount(tmp_path)
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from wherry.store.content import ContentStore
 from wherry.store.database import Database
 from wherry.store.leases import LeaseStore
 from wherry.store.namespaces import NamespaceStore
-from wherry.store.snapshots import Snapshotter, snapshotters
+from wherry.store.snapshots import snapshotters
 
 if TYPE_CHECKING:
     from wherry.rpc.channel import Channel
@@ -48,7 +48,8 @@ class Stores:
         self.database = Database(directory / "meta.db")
         self.content = ContentStore(self.database, os.path.join(directory, "content"))
         copy = process.copier(process.spawn_subprocess)
-        self.snapshotters: dict[str, Snapshotter] = snapshotters(self.database, os.fspath(directory), copy)
+        settle = process.settler(process.spawn_subprocess)
+        self.snapshotters = snapshotters(self.database, os.fspath(directory), copy, settle)
         self.exchange = Exchange()
         self.collector = Collector(self.database, self.content, self.snapshotters, self.exchange)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 
-from wherry.client.archive_import import IMAGE_NAME, REF_NAME
+from wherry.client.archive_reader import IMAGE_NAME, REF_NAME
 from wherry.client.images import check_depth, check_size, descriptor_of
 from wherry.errors import DataLoss, InvalidArgument, NotFound
 from wherry.images.archive import Writer
@@ -32,18 +32,22 @@ async def export(
     names: Sequence[str],
     destination: BinaryIO,
     *,
-    platform: Platform | str | None = None,
+    platforms: Sequence[Platform | str] = (),
     all_platforms: bool = False,
+    docker_manifest: bool = True,
+    non_distributable: bool = True,
 ) -> None:
     """Write images to a file or a pipe.
 
-    Of an image for several platforms, the blobs of the one asked for (this machine's by default) are written, or of
-    all, and its index as it is. NotFound for an image, a platform or a blob that is not there; then nothing has been
+    Of an image for several platforms, the blobs of those asked for (this machine's by default) are written, or of
+    all, and its index as it is. `docker_manifest` is what Docker needs; layers that may not be distributed can be left
+    out. NotFound for an image, a platform or a blob that is not there; then nothing has been
     written yet. OSError from the destination.
     """
     if not names:
         raise InvalidArgument("export: no image is named")
-    collected = _Collected(images, content, Platform.of(platform).suits(), all_platforms)
+    suits = [each for platform in platforms or (None,) for each in Platform.of(platform).suits()]
+    collected = _Collected(images, content, list(dict.fromkeys(suits)), all_platforms, non_distributable)
     for name in dict.fromkeys(names):
         await collected.add(name, descriptor_of(await images.get(name)))
     archive = _ArchiveWriter(destination)
@@ -55,11 +59,11 @@ async def export(
         async for piece in content.read(digest):
             archive.write(piece)
         archive.end()
-    for name, document, mode in (
-        ("index.json", collected.index(), 0o644),
-        ("manifest.json", collected.docker_manifest(), 0o644),
-        ("oci-layout", {"imageLayoutVersion": "1.0.0"}, 0o444),
-    ):
+    documents: list[tuple[str, Any, int]] = [("index.json", collected.index(), 0o644)]
+    if docker_manifest:
+        documents.append(("manifest.json", collected.docker_manifest(), 0o644))
+    documents.append(("oci-layout", {"imageLayoutVersion": "1.0.0"}, 0o444))
+    for name, document, mode in documents:
         data = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
         archive.begin(name, len(data), mode)
         archive.write(data)
@@ -70,11 +74,14 @@ async def export(
 class _Collected:
     """The images to be written and the blobs they need."""
 
-    def __init__(self, images: Images, content: Content, suits: list[Platform], all_platforms: bool) -> None:
+    def __init__(
+        self, images: Images, content: Content, suits: list[Platform], all_platforms: bool, non_distributable: bool
+    ) -> None:
         self._images = images
         self._content = content
         self._suits = suits
         self._all_platforms = all_platforms
+        self._non_distributable = non_distributable
         self._seen: set[str] = set()
         self._targets: list[tuple[str, Descriptor]] = []
         #: Manifests that Docker is to load, with the images' names.
@@ -107,6 +114,8 @@ class _Collected:
             manifest = await self._images.with_config(document)
             if self._all_platforms or manifest.platform in (None, *self._suits):
                 for descriptor in (document.config, *document.layers):
+                    if not self._non_distributable and _is_non_distributable(descriptor):
+                        continue
                     await self._take(descriptor, name)
                 await self._take(target, name)
                 chosen.append(manifest)
@@ -146,6 +155,10 @@ class _Collected:
             }
             for manifest, names in self._loadable.values()
         ]
+
+
+def _is_non_distributable(descriptor: Descriptor) -> bool:
+    return ".nondistributable." in descriptor.media_type or ".foreign." in descriptor.media_type
 
 
 def _path(descriptor: Descriptor) -> str:

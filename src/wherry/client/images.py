@@ -8,7 +8,17 @@ from wherry.api.wellknown_pb2 import FieldMask
 from wherry.client.content import Content
 from wherry.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from wherry.oci.descriptor import Descriptor
-from wherry.oci.manifest import Index, Manifest, chain_ids, diff_ids, parse, parse_json
+from wherry.oci.manifest import (
+    CONFIGS,
+    DOCKER_LAYER,
+    OCI_LAYER,
+    Index,
+    Manifest,
+    chain_ids,
+    diff_ids,
+    parse,
+    parse_json,
+)
 from wherry.oci.platform import Platform
 from wherry.rpc.channel import Stub
 from wherry.rpc.context import metadata_for
@@ -164,6 +174,23 @@ class Images:
         except NotFound:
             raise NotFound(f"config {manifest.config.digest}") from None
 
+    async def check_layers(self, manifest: ImageManifest) -> None:
+        """Raise NotFound for a layer that is not there, FailedPrecondition for one of another size, or of another
+        digest than the config names, as far as that can be told without unpacking it."""
+        layers = manifest.manifest.layers
+        for layer in layers:
+            try:
+                info = await self._content.info(layer.digest)
+            except NotFound:
+                raise NotFound(f"layer {layer.digest} of manifest {manifest.manifest.descriptor.digest}") from None
+            check_size("layer", layer, info.size)
+        if manifest.manifest.config.media_type not in CONFIGS:
+            return  # an artifact, whose layers are anything
+        for layer, diff_id in zip(layers, manifest.diff_ids(), strict=True):
+            # Docker's archives have no digests of their layers; one that is not compressed can be checked all the same.
+            if layer.media_type in (DOCKER_LAYER, OCI_LAYER) and layer.digest != diff_id:
+                raise FailedPrecondition(f"layer {layer.digest}: the image's config names {diff_id}")
+
     async def manifests(self, target: Descriptor) -> list[ImageManifest]:
         """Return all of an image's manifests that are there, with their configs."""
         found: list[ImageManifest] = []
@@ -274,7 +301,8 @@ class Images:
         """Write images to an OCI archive, which Docker can load too. See `wherry.client.archive_export`."""
         from wherry.client.archive_export import export
 
-        await export(self, self._content, names, destination, platform=platform, all_platforms=all_platforms)
+        platforms = (platform,) if platform else ()
+        await export(self, self._content, names, destination, platforms=platforms, all_platforms=all_platforms)
 
     async def list(self, filters: Iterable[str] = ()) -> list[Image]:
         """Return the images that match one of the filters; all of them if there is none."""

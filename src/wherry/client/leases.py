@@ -47,15 +47,23 @@ class Leases:
         request = leases_pb2.DeleteRequest(id=lease, sync=sync)
         await self._stub.delete(request, metadata=metadata_for(self._namespace, lease))
 
+    async def add(self, lease: str, kind: str, identifier: str) -> None:
+        """Let a lease hold a thing that is there already: kind "content" or "snapshots/<snapshotter>". NotFound for an
+        unknown lease."""
+        resource = leases_pb2.Resource(type=kind, id=identifier)
+        request = leases_pb2.AddResourceRequest(id=lease, resource=resource)
+        await self._stub.add_resource(request, metadata=metadata_for(self._namespace, lease))
+
     def hold(self) -> Lease:
         """Return a lease to be used with ``async with``: made there, deleted when the block ends, however it ends."""
-        return Lease(self._stub, self._namespace)
+        return Lease(self, self._stub, self._namespace)
 
 
 class Lease:
     """A lease that lives as long as a block. `id` is its name."""
 
-    def __init__(self, stub: Stub, namespace: str) -> None:
+    def __init__(self, leases: Leases, stub: Stub, namespace: str) -> None:
+        self._leases = leases
         self._stub = stub
         self._namespace = namespace
         # Go's form: the time in nanoseconds and four letters.
@@ -84,10 +92,7 @@ class Lease:
 
     async def add(self, kind: str, identifier: str) -> None:
         """Let the lease hold a thing that is there already: kind "content" or "snapshots/<snapshotter>"."""
-        await self._stub.add_resource(
-            leases_pb2.AddResourceRequest(id=self.id, resource=leases_pb2.Resource(type=kind, id=identifier)),
-            metadata=metadata_for(self._namespace, self.id),
-        )
+        await self._leases.add(self.id, kind, identifier)
 
 
 def _letters() -> str:

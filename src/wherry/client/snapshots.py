@@ -55,9 +55,12 @@ class Snapshots:
         request = snapshots_pb2.MountsRequest(snapshotter=self.snapshotter, key=key)
         return list((await self._stub.mounts(request, metadata=self._metadata)).mounts)
 
-    async def commit(self, name: str, key: str, labels: Mapping[str, str] | None = None) -> None:
-        """Turn a writable snapshot into a committed one. AlreadyExists if the name is in use."""
-        request = snapshots_pb2.CommitSnapshotRequest(snapshotter=self.snapshotter, name=name, key=key, labels=labels)
+    async def commit(self, name: str, key: str, labels: Mapping[str, str] | None = None, *, parent: str = "") -> None:
+        """Turn a writable snapshot into a committed one, on another parent if one is named: a snapshotter with the
+        capability `rebase` does that for one without any. AlreadyExists if the name is in use."""
+        request = snapshots_pb2.CommitSnapshotRequest(
+            snapshotter=self.snapshotter, name=name, key=key, labels=labels, parent=parent
+        )
         await self._stub.commit(request, metadata=self._metadata)
 
     async def remove(self, key: str) -> None:

@@ -8,12 +8,44 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from wherry.daemon import transfer_config
+from wherry.daemon.transfer_config import TransferConfig
 from wherry.errors import InvalidArgument
+from wherry.oci import duration
 from wherry.rpc import socket_path
 
 DEFAULT_FILE = "/etc/wherry/config.toml"
 LOG_LEVELS = ("debug", "info", "warn", "error")
 LOG_FORMATS = ("text", "json")
+
+
+@dataclass(frozen=True)
+class GarbageCollection:
+    """When garbage is collected, in the terms of containerd's plugin io.containerd.gc.v1.scheduler.
+
+    `pause_threshold` is the share of time that collections may take at the most (0.5 is the greatest; with 0 there is
+    one in a second). Without a `deletion_threshold` a deletion is followed by a collection as soon as that share
+    allows; with one, so many deletions are followed by one at once. `mutation_threshold` is the number of writes that
+    make a collection worth its while without any deletion; 0: none does. The delays are in nanoseconds: between what
+    asks for a collection at once, a synchronous deletion too, and its beginning, and between the daemon's start and
+    the first one; without the latter there is none until something asks for it.
+    """
+
+    pause_threshold: float = 0.02
+    deletion_threshold: int = 0
+    mutation_threshold: int = 100
+    schedule_delay: int = 0
+    startup_delay: int = 100_000_000
+
+    def to_toml(self) -> dict[str, Any]:
+        """Return the settings as their table in the file."""
+        return {
+            "pause_threshold": self.pause_threshold,
+            "deletion_threshold": self.deletion_threshold,
+            "mutation_threshold": self.mutation_threshold,
+            "schedule_delay": duration.text(self.schedule_delay),
+            "startup_delay": duration.text(self.startup_delay),
+        }
 
 
 @dataclass(frozen=True)
@@ -32,7 +64,9 @@ class Config:
     log_format: str = "text"
     no_shim: bool = False
     ksm: bool = False
+    gc: GarbageCollection = field(default_factory=GarbageCollection)
     runtimes: Mapping[str, str] = field(default_factory=dict)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
 
     @property
     def ttrpc_address(self) -> str:
@@ -42,10 +76,12 @@ class Config:
     def to_toml(self) -> dict[str, Any]:
         """Return the configuration as the tables of its file."""
         tables: dict[str, Any] = {key: getattr(self, key) for key in _KEYS}
-        return {**tables, "runtimes": {name: {"shim": shim} for name, shim in self.runtimes.items()}}
+        runtimes = {name: {"shim": shim} for name, shim in self.runtimes.items()}
+        return {**tables, "gc": self.gc.to_toml(), "transfer": self.transfer.to_toml(), "runtimes": runtimes}
 
 
-_KEYS = tuple(each.name for each in fields(Config) if each.name != "runtimes")
+_TABLES = ("gc", "transfer", "runtimes")
+_KEYS = tuple(each.name for each in fields(Config) if each.name not in _TABLES)
 _SWITCHES = ("no_shim", "ksm")
 _PATH_KEYS = ("root", "state", "address")
 
@@ -59,7 +95,9 @@ def load(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> Con
     named = flags.get("config") or environment.get("WHERRY_CONFIG")
     path = named or DEFAULT_FILE
     tables = _read(path, needed=bool(named))
+    gc = _garbage_collection(tables.pop("gc", {}), path)
     runtimes = _runtimes(tables.pop("runtimes", {}), path)
+    transfer = transfer_config.from_table(tables.pop("transfer", {}), path)
     # Of each key the value, and who said so.
     given = {key: (value, path) for key, value in _texts(tables, path).items()}
     for key in _KEYS:
@@ -77,7 +115,7 @@ def load(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> Con
     if "state" in values and "address" not in values:
         # A daemon with a state directory of its own has its socket there.
         values["address"] = os.path.join(values["state"], "wherry.sock")
-    config = Config(**values, runtimes=runtimes)
+    config = Config(**values, gc=gc, runtimes=runtimes, transfer=transfer)
     if config.root == config.state:
         raise InvalidArgument(f"root and state are both {config.root}: they must be different directories")
     socket_path.check(config.ttrpc_address)
@@ -101,7 +139,7 @@ def _read(path: str, *, needed: bool) -> dict[str, Any]:
 def _texts(tables: Mapping[str, Any], path: str) -> dict[str, str]:
     for key, value in tables.items():
         if key not in _KEYS:
-            raise InvalidArgument(f"{path}: unknown key {key}; there are {', '.join((*_KEYS, 'runtimes'))}")
+            raise InvalidArgument(f"{path}: unknown key {key}; there are {', '.join((*_KEYS, *_TABLES))}")
         wanted = bool if key in _SWITCHES else str
         if not isinstance(value, wanted):
             raise InvalidArgument(f"{path}: {key} must be {_TYPES[wanted]}, and is {_type_name(value)}")
@@ -126,6 +164,44 @@ def _runtimes(tables: Any, path: str) -> dict[str, str]:
             raise InvalidArgument(f"{where}: shim {shim!r} must be an absolute path")
         found[name] = shim
     return found
+
+
+def _garbage_collection(table: Any, path: str) -> GarbageCollection:
+    if not isinstance(table, dict):
+        raise InvalidArgument(f"{path}: gc must be a table, and is {_type_name(table)}")
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        where = f"{path}: [gc]: {key}"
+        if key in ("schedule_delay", "startup_delay"):
+            values[key] = _delay(value, where)
+        elif key == "pause_threshold":
+            if type(value) not in (int, float):
+                raise InvalidArgument(f"{where} must be a float, and is {_type_name(value)}")
+            if not 0 <= value <= 0.5:
+                raise InvalidArgument(f"{where} {value} must be from 0 to 0.5")
+            values[key] = float(value)
+        elif key in ("deletion_threshold", "mutation_threshold"):
+            if type(value) is not int:
+                raise InvalidArgument(f"{where} must be an integer, and is {_type_name(value)}")
+            if value < 0:
+                raise InvalidArgument(f"{where} {value} must not be negative")
+            values[key] = value
+        else:
+            known = ", ".join(each.name for each in fields(GarbageCollection))
+            raise InvalidArgument(f"{path}: [gc]: unknown key {key}; there are {known}")
+    return GarbageCollection(**values)
+
+
+def _delay(value: Any, where: str) -> int:
+    if not isinstance(value, str):
+        raise InvalidArgument(f'{where} must be a string like "100ms", and is {_type_name(value)}')
+    try:
+        delay = duration.parse(value)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{where}: {error.message}") from None
+    if delay < 0:
+        raise InvalidArgument(f"{where} {value} must not be negative")
+    return delay
 
 
 _TYPES = {bool: "a boolean", int: "an integer", float: "a float", list: "an array", dict: "a table", str: "a string"}
@@ -175,6 +251,21 @@ no_shim = {str(default.no_shim).lower()}
 # holds a tenth. What is merged can be told apart from what is not by the time that a write takes, so leave this off
 # where containers may not learn what other processes that take part hold.
 ksm = {str(default.ksm).lower()}
+
+{transfer_config.default_text(default.transfer)}
+# When what nothing refers to is collected, in the terms of containerd's scheduler.
+[gc]
+# The share of time that collections may take at the most, from 0 to 0.5: with a collection of 5 ms, the next begins
+# 245 ms after it at the earliest. With 0 there is one second in between.
+pause_threshold = {default.gc.pause_threshold}
+# So many deletions are followed by a collection at once; with 0, each by one as soon as the share allows.
+deletion_threshold = {default.gc.deletion_threshold}
+# So many writes are worth a collection without any deletion; with 0, none are.
+mutation_threshold = {default.gc.mutation_threshold}
+# Between what asks for a collection at once, a synchronous deletion too, and its beginning: as in 500ms, 1m30s.
+schedule_delay = "{duration.text(default.gc.schedule_delay)}"
+# Between the daemon's start and the first collection; with 0s, there is none until something asks for it.
+startup_delay = "{duration.text(default.gc.startup_delay)}"
 
 # The shim of a runtime, by the runtime's name. Without one, io.containerd.runc.v2 and io.containerd.wherry.v2 are
 # wherry's own shim, and any other io.containerd.NAME.vN is containerd-shim-NAME-vN in PATH.

@@ -67,9 +67,6 @@ def _configured(options: argparse.Namespace) -> int:
 
         sys.stdout.write(tomli_w.dumps(loaded.to_toml()))
         return 0
-    from wherry.startup import forgo_tls
-
-    forgo_tls()
     from wherry.daemon.server import run
 
     run(loaded)

@@ -16,6 +16,7 @@ from wherry.daemon import sockets
 from wherry.daemon.collector import Collector
 from wherry.daemon.config import Config
 from wherry.daemon.exchange import Exchange
+from wherry.daemon.mounts.manager import MountManager
 from wherry.daemon.notify import notify
 from wherry.daemon.plugins import plugins
 from wherry.daemon.runtime import shims
@@ -30,13 +31,19 @@ from wherry.daemon.services.health import HealthService
 from wherry.daemon.services.images import ImagesService
 from wherry.daemon.services.introspection import IntrospectionService
 from wherry.daemon.services.leases import LeasesService
+from wherry.daemon.services.mounts import MountsService
 from wherry.daemon.services.namespaces import NamespacesService
+from wherry.daemon.services.sandbox_controller import SandboxControllerService
+from wherry.daemon.services.sandbox_store import SandboxStoreService
 from wherry.daemon.services.snapshots import SnapshotsService
+from wherry.daemon.services.streaming import StreamingService, Streams
 from wherry.daemon.services.tasks import TasksService
+from wherry.daemon.services.transfer import TransferService
 from wherry.daemon.services.version import VersionService
 from wherry.errors import FailedPrecondition
 from wherry.images import process
 from wherry.linux import ksm
+from wherry.rpc.local_channel import LocalChannel
 from wherry.rpc.service import Service
 from wherry.rpc.ttrpc_server import TtrpcServer
 from wherry.store.containers import ContainerStore
@@ -44,8 +51,13 @@ from wherry.store.content import ContentStore
 from wherry.store.database import Database
 from wherry.store.images import ImageStore
 from wherry.store.leases import LeaseStore
+from wherry.store.mounts import MountStore
 from wherry.store.namespaces import NamespaceStore
-from wherry.store.snapshots import Snapshotter, snapshotters
+from wherry.store.sandboxes import SandboxStore
+from wherry.store.snapshots import Snapshotters, snapshotters
+from wherry.store.snapshots.abandoned import UNPACKING, forget_abandoned
+from wherry.transfer.session import Limits, Transfers
+from wherry.transfer.verifier import Verifiers
 from wherry.zygote.client import Zygote
 
 log = logging.getLogger(__name__)
@@ -114,7 +126,8 @@ class Daemon:
         content = ContentStore(database, os.path.join(config.root, "io.containerd.content.v1.content"))
         await content.collect()
         spawn = process.zygote_spawner(zygote.fork)
-        layers = snapshotters(database, config.root, process.copier(spawn))
+        await forget_abandoned(database)
+        layers = snapshotters(database, config.root, process.copier(spawn), process.settler(spawn))
         for snapshotter in layers.values():
             await snapshotter.collect()
             undo.push_async_callback(snapshotter.close)
@@ -122,7 +135,10 @@ class Daemon:
         background: list[asyncio.Task[None]] = []
         # On the way out, before the group waits for its tasks.
         undo.callback(lambda: [task.cancel() for task in background])
-        collector = Collector(database, content, layers, self.exchange)
+        collector = Collector(database, content, layers, self.exchange, config.gc)
+        mounts = MountManager(MountStore(database), root=config.root, state=config.state, tasks=tasks)
+        await mounts.start()
+        collector.followers.append(mounts.collect)
         manager = ShimManager(
             root=config.root,
             state=config.state,
@@ -134,7 +150,7 @@ class Daemon:
             debug=config.log_level == "debug",
             no_shim=config.no_shim,
         )
-        services = self._services(database, content, layers, collector, manager, spawn)
+        services = self._services(database, content, layers, collector, manager, mounts, spawn)
         # The ttrpc socket is there before shims are called: they have events to deliver.
         ttrpc = TtrpcServer(services)
         background.append(tasks.create_task(ttrpc.serve(sockets.listen(config.ttrpc_address))))
@@ -154,9 +170,10 @@ class Daemon:
         self,
         database: Database,
         content: ContentStore,
-        layers: dict[str, Snapshotter],
+        layers: Snapshotters,
         collector: Collector,
         manager: ShimManager,
+        mounts: MountManager,
         spawn: process.Spawn,
     ) -> Sequence[Service]:
         exchange = self.exchange
@@ -174,7 +191,24 @@ class Daemon:
             SnapshotsService(layers, exchange, collector),
             DiffService(content, spawn, os.path.join(self.config.state, "layers")),
             TasksService(manager, containers, CheckpointArchives(content)),
+            MountsService(mounts, MountStore(database)),
+            SandboxStoreService(SandboxStore(database)),
+            SandboxControllerService(manager, SandboxStore(database)),
         ]
+        wanted = self.config.transfer
+        streams = Streams()
+        transfers = Transfers(
+            LocalChannel(services),
+            Limits(
+                wanted.max_concurrent_downloads,
+                wanted.max_concurrent_uploads,
+                wanted.max_concurrent_unpacks or len(os.sched_getaffinity(0)),
+            ),
+            {UNPACKING: str(os.getpid())},
+        )
+        verifiers = Verifiers(wanted.verifiers, wanted.max_verifiers, wanted.verifier_timeout)
+        services.append(StreamingService(streams))
+        services.append(TransferService(transfers, streams, verifiers, wanted.hosts.split(":")))
         services.append(HealthService([service.descriptor.full_name for service in services]))
         return services
 

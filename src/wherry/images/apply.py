@@ -9,27 +9,21 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from wherry.errors import Error, FailedPrecondition, ResourceExhausted, Unknown
-from wherry.images import tar
+from wherry.images import metadata, rebase, tar
+from wherry.images.pending import Pending
 from wherry.images.tar import ArchiveError
-from wherry.linux import openat2, tree
+from wherry.linux import tree
 
 _WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
 #: aufs' own bookkeeping, which no other file system has a use for.
 _AUFS = b".wh..wh."
 
-_RESERVED: tuple[bytes, ...] = (b"trusted.",)
-
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _DEVICES = {tar.CHARACTER: stat.S_IFCHR, tar.BLOCK_DEVICE: stat.S_IFBLK, tar.FIFO: stat.S_IFIFO}
 
-#: (uid_t) -1 means "leave it" to chown(2).
-_MAX_ID = 0xFFFFFFFE
-_MAX_TIME = (1 << 63) - 1
 _MAX_LINKS = 255
 
 
@@ -37,15 +31,13 @@ class Overlay:
     """That the directory is the upper one of an overlay, and what that means.
 
     Removals are written down in overlayfs' own form (Documentation/filesystems/overlayfs.rst, "whiteouts and opaque
-    directories") for the lower directories' sake. `lowers` are descriptors of those, top first: directories that an
-    archive does not describe look as they do there.
+    directories") for the lower directories' sake. What an archive says of files there is left in `pending`.
     """
 
-    def __init__(self, lowers: Sequence[int], *, user_xattrs: bool) -> None:
-        self.lowers = lowers
-        self.opaque = "user.overlay.opaque" if user_xattrs else "trusted.overlay.opaque"
-        #: Extended attributes that steer the kernel's own file systems: no image has a say in those.
-        self.reserved = (b"trusted.", b"user.overlay.") if user_xattrs else _RESERVED
+    def __init__(self, pending: Pending, *, user_xattrs: bool) -> None:
+        self.pending = pending
+        self.opaque = rebase.opaque(user_xattrs=user_xattrs)
+        self.reserved = metadata.RESERVED_USER if user_xattrs else metadata.RESERVED
 
 
 class Applier:
@@ -54,7 +46,7 @@ class Applier:
     def __init__(self, reader: tar.Reader, overlay: Overlay | None = None) -> None:
         self._reader = reader
         self._overlay = overlay
-        self._reserved = overlay.reserved if overlay else _RESERVED
+        self._reserved = overlay.reserved if overlay else metadata.RESERVED
         #: The directory we are in: its name as the archive has it (None: to be looked up again), and its path.
         self._parent: bytes | None = None
         self._here = b"/"
@@ -63,6 +55,8 @@ class Applier:
         self._ancestors: set[bytes] = set()
         #: Last times of directories, set when nothing changes in them any more.
         self._directories: dict[bytes, tuple[int, int]] = {}
+        #: Directories below which nothing of lower layers shows.
+        self._opaque: set[bytes] = set()
 
     def apply(self) -> None:
         """Apply all entries. Raises kinds of wherry.errors that name the entry at fault."""
@@ -71,7 +65,7 @@ class Applier:
             try:
                 self._apply(entry)
             except (OSError, ArchiveError, OverflowError) as error:
-                raise _about(entry, error) from error
+                raise metadata.failure(entry.name, error) from error
         for path, times in self._directories.items():
             try:
                 os.utime(path, ns=times, follow_symlinks=False)
@@ -93,7 +87,10 @@ class Applier:
         if base.startswith(_WHITEOUT):
             self._white_out(base[len(_WHITEOUT) :], entry)
             return
+        replaced = self._overlay is not None and self._overlay.pending.replace(self._path(base))
         self._create(base, entry)
+        if replaced and entry.type == tar.DIRECTORY:
+            self._hide(self._path(base))
         self._mark_applied(base)
 
     def _mark_applied(self, base: bytes) -> None:
@@ -162,51 +159,44 @@ class Applier:
     def _replace_whiteout(self, part: bytes) -> bool:
         """A directory that this layer removes, then makes again without describing it: false if it did not."""
         seen = os.lstat(part)
-        if self._overlay is None or not stat.S_ISCHR(seen.st_mode) or seen.st_rdev != 0:
+        if self._overlay is None or not _is_whiteout(seen):
             return False
         os.unlink(part)
         os.mkdir(part, 0o755)
-        os.setxattr(part, self._overlay.opaque, b"y")
+        self._hide(os.path.join(os.getcwdb(), part))
         return True
 
     def _make_parent(self, part: bytes) -> None:
-        """Make a directory that the archive does not describe: as it is in the lower layers, else 0755."""
+        """Make a directory that the archive does not describe: 0755, until it is made to look as it does below."""
         os.mkdir(part, 0o755)
         os.chmod(part, 0o755)  # noqa: S103 — without the set-group-id bit, which would be inherited
         if self._overlay is None:
             return
         path = os.path.join(os.getcwdb(), part)
-        fd = self._open_lower(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        if fd is None:
-            return
-        try:
-            made = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                _copy_metadata(fd, made)
-                seen = os.fstat(fd)
-                self._directories[path] = (seen.st_atime_ns, seen.st_mtime_ns)
-            finally:
-                os.close(made)
-        finally:
-            os.close(fd)
+        if path in self._overlay.pending:
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not self._is_hidden(path):
+            self._overlay.pending.directories[path] = False
 
-    def _open_lower(self, path: bytes, flags: int) -> int | None:
-        """Open what an absolute path means in the topmost lower directory that has it; None if none has."""
+    def _is_hidden(self, path: bytes) -> bool:
+        """Tell whether this layer has hidden all that is below a path."""
         assert self._overlay is not None
-        for lower in self._overlay.lowers:
-            try:
-                return openat2.open_in_root(lower, path, flags)
-            except FileNotFoundError:
-                continue
-            except OSError:
-                return None  # replaced by something else there, a whiteout perhaps
-        return None
+        while self._opaque and len(path) > 1:
+            path = os.path.dirname(path)
+            if path in self._opaque:
+                return True
+        return False
+
+    def _hide(self, path: bytes) -> None:
+        """Hide what lower layers have in a directory."""
+        if self._overlay is not None:
+            os.setxattr(path, self._overlay.opaque, b"y")
+            self._opaque.add(path)
 
     # Removals.
 
     def _make_opaque(self) -> None:
-        if self._overlay is not None:
-            os.setxattr(b".", self._overlay.opaque, b"y")
+        self._hide(self._here)
         self._remove_from_below(self._here)
 
     def _remove_from_below(self, directory: bytes) -> None:
@@ -217,6 +207,7 @@ class Applier:
             path = os.path.join(directory, name)
             if path not in self._applied and path not in self._ancestors:
                 tree.remove(path)
+                self._forget(path)
             elif is_directory:
                 self._remove_from_below(path)
 
@@ -227,14 +218,14 @@ class Applier:
         if path in self._applied or path in self._ancestors:
             # This layer has put another in its place, which may come before as well as after the whiteout.
             if os.path.isdir(path) and not os.path.islink(path):
-                if self._overlay is not None:
-                    os.setxattr(path, self._overlay.opaque, b"y")
+                self._hide(path)
                 self._remove_from_below(path)
             return
         tree.remove(name)
+        self._forget(path)
         if self._overlay is not None:
             os.mknod(name, stat.S_IFCHR, os.makedev(0, 0))
-            os.chown(name, _id(entry.uid), _id(entry.gid), follow_symlinks=False)
+            os.chown(name, metadata.user_or_group(entry.uid), metadata.user_or_group(entry.gid), follow_symlinks=False)
 
     # What an entry is.
 
@@ -245,13 +236,13 @@ class Applier:
             self._create_directory(base, entry)
         elif entry.type == tar.SYMLINK:
             self._replacing(base, lambda: os.symlink(entry.linkname, base))
-            self._set_metadata(base, entry, is_link=True)
+            metadata.apply(base, entry, self._reserved, is_link=True)
         elif entry.type == tar.LINK:
             self._create_link(base, entry)
         elif entry.type in _DEVICES:
             device = os.makedev(entry.major, entry.minor) if entry.type != tar.FIFO else 0
             self._replacing(base, lambda: os.mknod(base, _DEVICES[entry.type] | entry.mode, device))
-            self._set_metadata(base, entry)
+            metadata.apply(base, entry, self._reserved)
         else:
             raise ArchiveError(f"unknown type {entry.type!r}")
 
@@ -274,10 +265,19 @@ class Applier:
         directory = self._path(base)
         below = directory + b"/"
         self._applied = {path for path in self._applied if not path.startswith(below)}
+        self._forget(directory)
+
+    def _forget(self, directory: bytes) -> None:
+        """Forget what was in a directory that has been removed."""
+        below = directory + b"/"
         self._ancestors = {path for path in self._ancestors if path != directory and not path.startswith(below)}
+        self._opaque = {path for path in self._opaque if path != directory and not path.startswith(below)}
         self._directories = {
             path: times for path, times in self._directories.items() if path != directory and not path.startswith(below)
         }
+        if self._overlay is not None:
+            self._overlay.pending.replace(directory)
+            self._overlay.pending.remove(directory)
 
     def _create_file(self, base: bytes, entry: tar.Entry) -> None:
         try:
@@ -287,12 +287,12 @@ class Applier:
             fd = os.open(base, _CREATE, 0o600)
         try:
             self._reader.copy_body(entry, fd)
-            os.fchown(fd, _id(entry.uid), _id(entry.gid))
+            os.fchown(fd, metadata.user_or_group(entry.uid), metadata.user_or_group(entry.gid))
             if entry.xattrs:
-                self._set_xattrs(fd, entry)
+                metadata.set_xattrs(fd, entry, self._reserved)
             # After chown, which clears the set-id bits.
             os.fchmod(fd, entry.mode)
-            os.utime(fd, ns=_times(entry))
+            os.utime(fd, ns=metadata.times(entry))
         finally:
             os.close(fd)
 
@@ -303,11 +303,13 @@ class Applier:
             if not stat.S_ISDIR(os.lstat(base).st_mode):
                 self._remove(base)
                 os.mkdir(base, 0o700)
-                if self._overlay is not None and self._overlay.lowers:
-                    # What was there hid a lower directory of this name, and goes on hiding it.
-                    os.setxattr(base, self._overlay.opaque, b"y")
-        self._set_metadata(base, entry)
-        self._directories[self._path(base)] = _times(entry)
+                # What was there hid a lower directory of this name, and goes on hiding it.
+                self._hide(self._path(base))
+        metadata.apply(base, entry, self._reserved)
+        path = self._path(base)
+        self._directories[path] = metadata.times(entry)
+        if self._overlay is not None and path in self._overlay.pending.directories:
+            self._overlay.pending.directories[path] = True
 
     def _create_link(self, base: bytes, entry: tar.Entry) -> None:
         target = b"/" + _clean(entry.linkname)
@@ -322,70 +324,26 @@ class Applier:
         except FileNotFoundError:
             if self._overlay is None:
                 raise
-            self._copy_up(target)
-            self._replacing(base, link)
-        self._set_metadata(base, entry, is_link=stat.S_ISLNK(os.lstat(base).st_mode))
+            self._link_later(self._overlay.pending, target, base, entry)
+            return
+        seen = os.lstat(base)
+        if self._overlay is not None and _is_whiteout(seen):
+            os.unlink(base)
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), target)
+        metadata.apply(base, entry, self._reserved, is_link=stat.S_ISLNK(seen.st_mode))
 
-    def _copy_up(self, path: bytes) -> None:
-        """Bring a lower directory's file into this one, for a hard link to it."""
-        source = self._open_lower(path, _READ)
-        if source is None:
-            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        here = self._here
-        try:
-            seen = os.fstat(source)
-            if not stat.S_ISREG(seen.st_mode):
-                raise OSError(errno.ENOENT, "hard link to a file of a lower layer that is not regular", path)
-            self._enter(os.path.dirname(path).lstrip(b"/"))
-            base = os.path.basename(path)
-            fd = os.open(base, _CREATE, 0o600)
-            try:
-                while os.copy_file_range(source, fd, 1 << 30):
-                    pass
-                _copy_metadata(source, fd)
-                os.utime(fd, ns=(seen.st_atime_ns, seen.st_mtime_ns))
-            finally:
-                os.close(fd)
-            self._mark_applied(base)
-        finally:
-            os.close(source)
-        os.chdir(here)
-        self._here = here
-        self._parent = None
-
-    # What an entry looks like.
-
-    def _set_metadata(self, base: bytes, entry: tar.Entry, *, is_link: bool = False) -> None:
-        os.chown(base, _id(entry.uid), _id(entry.gid), follow_symlinks=False)
-        if entry.xattrs:
-            self._set_xattrs(base, entry)
-        if not is_link:
-            os.chmod(base, entry.mode)
-        os.utime(base, ns=_times(entry), follow_symlinks=False)
-
-    def _set_xattrs(self, where: bytes | int, entry: tar.Entry) -> None:
-        for name, value in entry.xattrs.items():
-            if name.startswith(self._reserved):
-                continue
-            try:
-                if isinstance(where, int):
-                    os.setxattr(where, name, value)
-                else:
-                    os.setxattr(where, name, value, follow_symlinks=False)
-            except OSError as error:
-                # A file system without extended attributes, or a kind that it or this file cannot have.
-                if error.errno not in (errno.ENOTSUP, errno.EPERM) or name == b"security.capability":
-                    error.filename = name
-                    raise
+    def _link_later(self, pending: Pending, target: bytes, base: bytes, entry: tar.Entry) -> None:
+        """Leave a link to a file of a lower layer pending."""
+        target = os.path.join(os.path.realpath(os.path.dirname(target)), os.path.basename(target))
+        if target not in pending and self._is_hidden(target):
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), target)
+        if os.path.lexists(base):
+            self._remove(base)
+        pending.add_link(self._path(base), target, entry)
 
 
-def _copy_metadata(source: int, target: int) -> None:
-    seen = os.fstat(source)
-    os.fchown(target, seen.st_uid, seen.st_gid)
-    for name in os.listxattr(source):
-        if not name.startswith("trusted."):
-            os.setxattr(target, name, os.getxattr(source, name))
-    os.fchmod(target, stat.S_IMODE(seen.st_mode))
+def _is_whiteout(seen: os.stat_result) -> bool:
+    return stat.S_ISCHR(seen.st_mode) and seen.st_rdev == 0
 
 
 def _clean(name: bytes) -> bytes:
@@ -399,34 +357,3 @@ def _clean(name: bytes) -> bytes:
         elif part not in (b"", b"."):
             parts.append(part)
     return b"/".join(parts)
-
-
-def _id(number: int) -> int:
-    if not 0 <= number <= _MAX_ID:
-        raise ArchiveError(f"invalid user or group id {number}")
-    return number
-
-
-def _times(entry: tar.Entry) -> tuple[int, int]:
-    """Access and modification time; what the kernel cannot hold becomes the epoch, as containerd has it."""
-    modified = entry.mtime if 0 <= entry.mtime <= _MAX_TIME else 0
-    accessed = entry.atime if 0 <= entry.atime <= _MAX_TIME else 0
-    return max(accessed, modified), modified
-
-
-def _about(entry: tar.Entry, error: Exception) -> Error:
-    name = entry.name.decode("utf-8", "backslashreplace")
-    if isinstance(error, OSError):
-        what = (error.strerror or str(error)).lower()
-        if error.filename is not None:
-            about = os.fsdecode(error.filename)
-            what += "" if name.endswith(about) else f": {about}"
-        kind: type[Error] = Unknown
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            kind = ResourceExhausted
-        elif error.errno == errno.EROFS:
-            kind = FailedPrecondition
-        return kind(f'layer entry "{name}": {what}')
-    if isinstance(error, OverflowError):
-        return ArchiveError(f'layer entry "{name}": number out of range')
-    return ArchiveError(f'layer entry "{name}": {error}')

@@ -105,6 +105,21 @@ def copier(spawn: Spawn) -> Callable[[str, str], Awaitable[None]]:
     return copy
 
 
+def settler(spawn: Spawn) -> Callable[[str, Sequence[str], str], Awaitable[None]]:
+    """Return a function (upper, lowers, record) that does what a layer left pending, now that those below are known.
+
+    `upper` is the directory that a layer was applied to without them, `lowers` are theirs, the nearest first, and
+    `record` is the file pending.json (`wherry.images.pending.NAME`) in the directory that contains `upper`. The record
+    is removed at the end; nothing happens without one. Raises kinds of wherry.errors: Unknown for a hard link whose
+    file no lower layer has, ResourceExhausted for a full disk. Interrupted, it may be called again.
+    """
+
+    async def settle(upper: str, lowers: Sequence[str], record: str) -> None:
+        await run(spawn, {"action": "settle", "upper": upper, "lowers": list(lowers), "record": record})
+
+    return settle
+
+
 async def _read_all(sock: socket.socket) -> bytes:
     loop = asyncio.get_running_loop()
     pieces = []

@@ -20,6 +20,8 @@ from wherry.images.apply import Applier, Overlay
 from wherry.images.archive import Writer
 from wherry.images.compression import CompressedLayer, DecompressedLayer
 from wherry.images.diff import Differ, layers, top_layer
+from wherry.images.pending import NAME, Pending, Record
+from wherry.images.rebase import settle
 from wherry.images.tar import Reader, Stream
 from wherry.linux import mount, tree
 from wherry.linux.libc import check, libc
@@ -36,6 +38,7 @@ def main(arguments: dict[str, Any], fds: list[int]) -> None:
     apply: a layer read from the second descriptor, to `mounts`. Answers digest and size of the uncompressed archive.
     diff: the layer that leads from the mounts `left` to `right`, written to the second descriptor. Answers digest and
     size of what was written, and the digest uncompressed. copy: the directory `source` into the empty `target`.
+    settle: what `record` says is pending for the directory `upper`, over `lowers`; the record is removed.
     """
     try:
         # Trees may be deep, and every level of one that is walked is open.
@@ -71,21 +74,40 @@ def describe(error: OSError) -> Error:
 
 
 def _apply(arguments: dict[str, Any], fds: list[int]) -> dict[str, Any]:
-    mounts = _mounts(arguments["mounts"])
-    root, overlay = _target(mounts, arguments["mount_point"])
-    directory = os.open(root, _DIRECTORY)
-    _enter(root)
+    target = _target(_mounts(arguments["mounts"]), arguments["mount_point"])
+    directory = os.open(target.root, _DIRECTORY)
+    _enter(target.root)
     layer = DecompressedLayer(fds[0], compressed=arguments["compressed"])
     try:
         stream = Stream(layer)
-        Applier(Reader(stream), overlay).apply()
+        Applier(Reader(stream), target.overlay).apply()
         # The digest is that of all the bytes, also of those after the archive's end.
         stream.drain()
     finally:
         layer.close()
+    if target.lowers is not None:
+        settle(target.pending, target.lowers, user_xattrs=target.user_xattrs)
     if arguments["sync"]:
         check(libc.syncfs(directory))
+    if target.record is not None and target.pending:
+        target.record.write(target.pending.encode(user_xattrs=target.user_xattrs, sync=arguments["sync"]))
     return {"digest": layer.digest, "size": layer.size}
+
+
+def _settle(arguments: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
+    record = Record(arguments["record"])
+    document = record.read()
+    if document is None:
+        return {}
+    pending = Pending.decode(document)
+    lowers = [os.open(lower, _PATH) for lower in arguments["lowers"]]
+    directory = os.open(arguments["upper"], _DIRECTORY)
+    _enter(arguments["upper"])
+    settle(pending, lowers, user_xattrs=document["user_xattrs"])
+    if document["sync"]:
+        check(libc.syncfs(directory))
+    record.remove()
+    return {}
 
 
 def _enter(root: str) -> None:
@@ -96,28 +118,75 @@ def _enter(root: str) -> None:
     os.chdir("/")
 
 
-def _target(mounts: list[Mount], mount_point: str) -> tuple[str, Overlay | None]:
-    """Return the directory that shows what is mounted, or an overlay's upper one, and what to know of that."""
+class _Target:
+    """The directory that a layer is applied to, and what to know of it."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        #: How removals are written down, if the directory is an overlay's upper one.
+        self.overlay: Overlay | None = None
+        self.user_xattrs = False
+        self.pending = Pending()
+        #: Descriptors of the layers below, top first; None as long as nobody knows them.
+        self.lowers: list[int] | None = None
+        #: Where what is pending until then is kept.
+        self.record: Record | None = None
+
+    @classmethod
+    def upper(cls, root: str, pending: Pending, *, user_xattrs: bool) -> _Target:
+        target = cls(root)
+        target.user_xattrs = user_xattrs
+        target.pending = pending
+        target.overlay = Overlay(pending, user_xattrs=user_xattrs)
+        return target
+
+
+def _target(mounts: list[Mount], mount_point: str) -> _Target:
+    """Return the directory that shows what is mounted, or an overlay's upper one."""
     for each in mounts:
         if "ro" in each.options:
             raise FailedPrecondition(f"cannot apply a layer to a read-only mount of {each.source}")
+    alone = _upper_alone(mounts)
+    if alone is not None:
+        record = Record(os.path.join(os.path.dirname(alone), NAME))
+        document = record.read()
+        pending = Pending.decode(document) if document else Pending()
+        target = _Target.upper(alone, pending, user_xattrs=_keeps_user_xattrs(mounts[0]))
+        target.record = record
+        return target
     directories = layers(mounts)
     if directories is not None and mounts[0].type != "overlay":
-        return directories[0], None
-    options = mounts[0].options if mounts else []
-    user_xattrs = "userxattr" in options
+        return _Target(directories[0])
     if directories is not None:
-        if not any(option.startswith("upperdir=") for option in options):
+        if not any(option.startswith("upperdir=") for option in mounts[0].options):
             raise FailedPrecondition("cannot apply a layer to an overlay without an upper directory")
         # Privileged attributes need the initial user namespace; without them the kernel must do the overlay's part.
-        if user_xattrs or _in_initial_user_namespace():
-            lowers = [os.open(lower, _PATH) for lower in directories[1:]]
-            return directories[0], Overlay(lowers, user_xattrs=user_xattrs)
+        if "userxattr" in mounts[0].options or _in_initial_user_namespace():
+            target = _Target.upper(directories[0], Pending(), user_xattrs="userxattr" in mounts[0].options)
+            target.lowers = [os.open(lower, _PATH) for lower in directories[1:]]
+            return target
     if not mounts:
         raise FailedPrecondition("no mounts to apply a layer to")
     mount.enter_private_namespace()
     mount.mount_all(mounts, mount_point)
-    return mount_point, None
+    return _Target(mount_point)
+
+
+def _upper_alone(mounts: list[Mount]) -> str | None:
+    """Return the upper directory of an overlay whose lower ones are not known yet; None if it is none such.
+
+    That is how clients ask for layers to be unpacked side by side: the mounts are those of snapshots without parent.
+    """
+    if len(mounts) != 1 or mounts[0].type != "overlay" or mounts[0].target.strip("/"):
+        return None
+    options = dict(option.partition("=")[::2] for option in mounts[0].options)
+    if not options.keys() <= {"upperdir", "workdir", "index", "userxattr", "rw"}:
+        return None
+    return options.get("upperdir")
+
+
+def _keeps_user_xattrs(overlay: Mount) -> bool:
+    return "userxattr" in overlay.options or not _in_initial_user_namespace()
 
 
 def _in_initial_user_namespace() -> bool:
@@ -168,6 +237,7 @@ _ACTIONS: dict[str, Callable[[dict[str, Any], list[int]], dict[str, Any]]] = {
     "apply": _apply,
     "diff": _diff,
     "copy": _copy,
+    "settle": _settle,
 }
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ TMPFS_MAGIC = 0x01021994
 CGROUP_SUPER_MAGIC = 0x27E0EB
 CGROUP2_SUPER_MAGIC = 0x63677270
 DEVPTS_SUPER_MAGIC = 0x1CD1
+BTRFS_SUPER_MAGIC = 0x9123683E
 
 #: struct statfs begins with f_type, a long, and has 120 bytes on 64-bit machines.
 _SIZE = 256

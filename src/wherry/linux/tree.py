@@ -116,6 +116,56 @@ def usage(path: str) -> Usage:
     return result
 
 
+def usage_beyond(base: str, path: str) -> Usage:
+    """Measure what is in a directory tree and is not, or is another, in the tree that it began as a copy of.
+
+    A file is another if type, mode, owner, device, size or time of modification differ, a directory if mode or owner
+    do. The top directories are not compared. What vanishes meanwhile is not counted. Raises OSError.
+    """
+    result = Usage()
+    seen: set[tuple[int, int]] = set()
+    pending: list[tuple[str | None, str]] = [(base, path)]
+    while pending:
+        below, above = pending.pop()
+        before = _statuses(below) if below is not None else {}
+        for name, status in _statuses(above).items():
+            old = before.get(name)
+            is_directory = stat.S_ISDIR(status.st_mode)
+            if is_directory:
+                known = below is not None and old is not None and stat.S_ISDIR(old.st_mode)
+                pending.append((f"{below}/{name}" if known else None, f"{above}/{name}"))
+            if old is not None and _identity(old) == _identity(status):
+                continue
+            inode = (status.st_dev, status.st_ino)
+            if inode not in seen:
+                seen.add(inode)
+                result.size += status.st_blocks * _BLOCK
+                result.inodes += 1
+    return result
+
+
+def _statuses(directory: str) -> dict[str, os.stat_result]:
+    found: dict[str, os.stat_result] = {}
+    try:
+        entries = os.scandir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return found
+    with entries:
+        for entry in entries:
+            try:
+                found[entry.name] = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+    return found
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    attributes = (status.st_mode, status.st_uid, status.st_gid, status.st_rdev)
+    if stat.S_ISDIR(status.st_mode):
+        return attributes
+    return (*attributes, status.st_size, status.st_mtime_ns)
+
+
 def copy(source: str, target: str) -> None:
     """Copy what is in one directory, and its own attributes, to another that is empty. Raises OSError.
 

@@ -11,7 +11,7 @@ from wherry.api.runtime.linux.runctypes import runc_pb2
 from wherry.api.runtime.runc.v1 import options_pb2
 from wherry.api.types.task import task_pb2
 from wherry.api.wellknown_pb2 import Any
-from wherry.errors import AlreadyExists, NotFound
+from wherry.errors import AlreadyExists, FailedPrecondition, NotFound
 from wherry.shim.container import Container, CreateConfig
 from wherry.shim.process import Process
 from wherry.shim.reaper import Reaper
@@ -31,6 +31,13 @@ class Core:
         self.containers: dict[str, Container] = {}
         #: Set when the shim is to end.
         self.ended = asyncio.Event()
+        #: Whether the shim is a sandbox's, and so goes on without containers.
+        self.held = False
+        #: Why there can be no new container, "" if there can.
+        self.refusal = ""
+        #: Set while no container is being created.
+        self.settled = asyncio.Event()
+        self.settled.set()
         self._creating: set[str] = set()
         self._publisher = publisher
         self._reaper = reaper
@@ -53,13 +60,18 @@ class Core:
         id = config.id
         if id in self.containers or id in self._creating:
             raise AlreadyExists(f"container {id}")
+        if self.refusal:
+            raise FailedPrecondition(self.refusal)
         self._creating.add(id)
+        self.settled.clear()
         try:
             container = Container(config, self.namespace, self._publisher, self._reaper, self._tasks, self._criu)
             await container.create()
             self.containers[id] = container
         finally:
             self._creating.discard(id)
+            if not self._creating:
+                self.settled.set()
         return container
 
     async def start(self, id: str, exec_id: str) -> int:
@@ -105,8 +117,8 @@ class Core:
         await self._tasks.run(self.container(id).checkpoint(path, options))
 
     def shutdown(self) -> None:
-        """End the shim, unless it still holds containers."""
-        if not self.containers and not self._creating:
+        """End the shim, unless it still holds containers, or is held."""
+        if not self.containers and not self._creating and not self.held:
             self.ended.set()
 
 

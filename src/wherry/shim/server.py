@@ -14,6 +14,7 @@ from wherry.rpc.ttrpc_server import TtrpcServer
 from wherry.shim.core import Core
 from wherry.shim.events import V1_TOPICS, Publisher
 from wherry.shim.reaper import Reaper
+from wherry.shim.sandbox import SandboxService
 from wherry.shim.service_v1 import ShimService
 from wherry.shim.service_v2 import TaskService, TaskServiceV3
 from wherry.shim.tasks import Tasks
@@ -109,6 +110,7 @@ async def _serve(sock: socket.socket, settings: Settings) -> None:
                 TaskService(core),
                 TaskServiceV3(core),
                 ShimService(core, settings.runtime_root, settings.systemd_cgroup),
+                SandboxService(core, tasks),
             ]
         )
         publishing = tasks.start(publisher.run())

@@ -1,34 +1,61 @@
-"""Garbage collection by containerd's rules: what nothing refers to is removed.
+"""Garbage collection: what nothing refers to is removed, while everybody goes on writing.
 
-Roots are images' targets, containers' snapshots, what a lease holds, ingests that have not expired, and anything
-labelled ``containerd.io/gc.root``. From there labels lead on:
+What refers to what, and what is a root, is in `wherry.store.marking`. containerd stops every writer from the mark to
+the end of the sweep. Here nobody waits for the mark, which looks at one view of the database in a thread, and the sweep
+is many short writes among the others'. That nothing is lost all the same comes from three rules.
 
-* ``containerd.io/gc.ref.content`` (alone, or with ``.x`` or ``/x`` behind it): the value is a digest;
-* ``containerd.io/gc.ref.snapshot.<snapshotter>`` (also with ``/x``): the value is a snapshot's key;
-* a snapshot keeps its parent.
+*What was written since is known.* Before the view is fixed, triggers on the writer's connection begin to note each row
+that is inserted or updated. They are there during a collection alone.
 
-A lease labelled ``containerd.io/gc.flat`` keeps what it lists and follows no labels. ``containerd.io/gc.expire`` is a
-time (RFC 3339) after which a lease or an ingest counts no more.
+*What became reachable since is spared.* Take any thing that was garbage in the view and is reachable now, and a way to
+it from a root. Some step of that way is new, or the thing would have been marked: a root became one, or a reference was
+made. Take the last such step, to a thing v: after it the way has references that were there in the view, so all of
+them are known, and lead from v through nothing that was marked. And v is known too: whoever made the step wrote v's
+own row, that of what refers to v, or a lease's resource that names v, and triggers note all three. So before a write
+of the sweep deletes anything, it spares what was noted, what the noted rows refer to now, and all that these lead to
+by the references of the view. Nobody writes between that and the deletion: one thread makes all writes.
+
+*What goes first is what refers.* Between two writes of the sweep somebody may find a blob that is still to go, and
+refer to it. Since a thing goes only after everything that refers to it, the blob's own references are all still there,
+and are spared with it. Things that refer to each other in a ring go in one write.
+
+A row that was deleted and made again is a new one, and noted. A condition that depends on the time is judged by the
+time of the mark. What lost its last reference since the mark is found by the next collection.
+
+Rows go first, and have gone from the disk when files do: a crash in between leaves files that no row names, which the
+daemon removes when it starts.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
-from datetime import datetime
+from collections.abc import Iterator
 
-from wherry.store import labels
+from wherry.store import marking
 from wherry.store.database import Database
+from wherry.store.ingest import in_thread
+from wherry.store.marking import Garbage, Node
 
-ROOT = "containerd.io/gc.root"
-EXPIRE = "containerd.io/gc.expire"
-FLAT = "containerd.io/gc.flat"
-_CONTENT_REF = "containerd.io/gc.ref.content"
-_SNAPSHOT_REF = "containerd.io/gc.ref.snapshot."
+ROOT = marking.ROOT
+EXPIRE = marking.EXPIRE
+FLAT = marking.FLAT
 
-#: A thing that can be collected: its kind ("content", or "snapshots/<snapshotter>"), and digest or key.
-Node = tuple[str, str]
+#: Things that one write of the sweep deletes.
+_BATCH = 100
+#: Noted rows that one write of the sweep looks at.
+_NOTED = 200
+
+#: Of each table: a row's kind and key, as marking names them. What a lease holds is noted under its own name.
+_WATCHED = {
+    "content": ("'content'", "NEW.digest"),
+    "images": ("'images'", "NEW.name"),
+    "containers": ("'containers'", "NEW.id"),
+    "ingests": ("'ingests'", "NEW.ref"),
+    "leases": ("'leases'", "NEW.id"),
+    "lease_resources": ("NEW.type", "NEW.id"),
+    "snapshots": ("'snapshots/' || NEW.snapshotter", "NEW.key"),
+}
 
 
 class Collected:
@@ -42,141 +69,151 @@ class Collected:
         self.snapshots: list[tuple[str, str, str, int]] = []
         #: namespace and id of each lease that had expired.
         self.leases: list[tuple[str, str]] = []
+        #: namespace and name of each image that had expired.
+        self.images: list[tuple[str, str]] = []
 
     def __bool__(self) -> bool:
-        return bool(self.blobs or self.ingests or self.snapshots or self.leases)
+        return bool(self.blobs or self.ingests or self.snapshots or self.leases or self.images)
+
+    def add(self, other: Collected) -> None:
+        """Take over what another one has."""
+        self.blobs += other.blobs
+        self.ingests += other.ingests
+        self.snapshots += other.snapshots
+        self.leases += other.leases
+        self.images += other.images
 
 
-async def collect(database: Database) -> Collected:
-    """Delete the records of what nothing refers to, and return what their files were. One write: nobody sees half."""
-    return await database.write(_collect)
+async def collect(database: Database, collected: Collected | None = None) -> Collected:
+    """Delete the records of what nothing refers to, and return what their files were.
 
-
-def _collect(connection: sqlite3.Connection) -> Collected:
-    collected = Collected()
-    _expire(connection, collected)
-    for (namespace,) in connection.execute("SELECT name FROM namespaces").fetchall():
-        _sweep(connection, namespace, _mark(connection, namespace), collected)
+    Whatever is raised, `collected`, if given, holds what has been deleted. One at a time, please.
+    """
+    collected = Collected() if collected is None else collected
+    await database.write(_watch, lasts=False, mutates=False)
+    try:
+        garbage = await in_thread(lambda: marking.mark(database.path, time.time_ns()))
+        if garbage:
+            sweep = _Sweep(garbage)
+            while not sweep.done:
+                collected.add(await database.write(sweep.step, mutates=False))
+    finally:
+        await database.write(_unwatch, lasts=False, mutates=False)
     return collected
 
 
-def _expire(connection: sqlite3.Connection, collected: Collected) -> None:
-    now = time.time_ns()
-    for row in connection.execute("SELECT namespace, id, labels FROM leases").fetchall():
-        if _expired(labels.decode(row["labels"]), now):
-            connection.execute("DELETE FROM leases WHERE namespace = ? AND id = ?", (row["namespace"], row["id"]))
-            collected.leases.append((row["namespace"], row["id"]))
-    query = """
-        SELECT id FROM ingests WHERE (expires_at < ? OR expires_at IS NULL) AND NOT EXISTS (
-            SELECT 1 FROM lease_resources r
-            WHERE r.namespace = ingests.namespace AND r.type = 'ingests' AND r.id = ingests.ref)
-    """
-    for row in connection.execute(query, (now,)).fetchall():
-        connection.execute("DELETE FROM ingests WHERE id = ?", (row["id"],))
-        collected.ingests.append(row["id"])
+def _watch(connection: sqlite3.Connection) -> None:
+    _unwatch(connection)
+    connection.execute("CREATE TEMP TABLE noted (namespace, kind, key, PRIMARY KEY (namespace, kind, key))")
+    for table, (kind, key) in _WATCHED.items():
+        for what in ("INSERT", "UPDATE"):
+            note = f"INSERT OR IGNORE INTO noted VALUES (NEW.namespace, {kind}, {key})"  # noqa: S608 — named above
+            when = f"AFTER {what} ON main.{table}"
+            connection.execute(f"CREATE TEMP TRIGGER note_{what}_{table} {when} BEGIN {note}; END")
 
 
-def _expired(found: Mapping[str, str], now: int) -> bool:
-    text = found.get(EXPIRE)
-    if text is None:
-        return False
-    try:
-        return datetime.fromisoformat(text).timestamp() * 1e9 < now
-    except ValueError:
-        return False  # a time that cannot be read never comes
+def _unwatch(connection: sqlite3.Connection) -> None:
+    for table in _WATCHED:
+        for what in ("INSERT", "UPDATE"):
+            connection.execute(f"DROP TRIGGER IF EXISTS temp.note_{what}_{table}")
+    connection.execute("DROP TABLE IF EXISTS temp.noted")
 
 
-class _Graph:
-    """One namespace's things and what each refers to."""
+class _Sweep:
+    """The deletion of garbage, one write after the other."""
 
-    def __init__(self, connection: sqlite3.Connection, namespace: str) -> None:
-        self.references: dict[Node, list[Node]] = {}
-        self.roots: list[Node] = []
-        self.parents: dict[Node, Node] = {}
-        for row in connection.execute("SELECT digest, labels FROM content WHERE namespace = ?", (namespace,)):
-            self._add(("content", row["digest"]), labels.decode(row["labels"]))
-        query = """
-            SELECT s.snapshotter, s.key, s.labels, p.key AS parent
-            FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent WHERE s.namespace = ?
-        """
-        for row in connection.execute(query, (namespace,)):
-            kind = f"snapshots/{row['snapshotter']}"
-            self._add((kind, row["key"]), labels.decode(row["labels"]))
-            if row["parent"] is not None:
-                self.parents[kind, row["key"]] = (kind, row["parent"])
+    def __init__(self, garbage: Garbage) -> None:
+        self._garbage = garbage
+        self._batches = list(_batches(garbage))
+        self._spared: set[Node] = set()
+        self.done = False
 
-    def _add(self, node: Node, found: Mapping[str, str]) -> None:
-        self.references[node] = list(_references(found))
-        if ROOT in found:
-            self.roots.append(node)
+    def step(self, connection: sqlite3.Connection) -> Collected:
+        """Spare what has become reachable and delete some of the rest, within a write; `done` tells of the end."""
+        collected = Collected()
+        if not self._spare(connection):
+            return collected  # there is more to spare first
+        for node in self._batches.pop(0):
+            if node not in self._spared:
+                _delete(connection, node, self._garbage.ids.get(node), collected)
+        self.done = not self._batches
+        return collected
 
-    def reachable(self, roots: list[Node], flat: list[Node]) -> set[Node]:
-        """Return what must stay: the roots and all they lead to, and flat ones with their parents alone."""
-        kept: set[Node] = set()
-        waiting = [*self.roots, *roots]
+    def _spare(self, connection: sqlite3.Connection) -> bool:
+        """Spare what noted rows are, refer to and lead to; tell whether that was all of them."""
+        rows = connection.execute("SELECT rowid, namespace, kind, key FROM noted LIMIT ?", (_NOTED,)).fetchall()
+        waiting: list[Node] = []
+        for number, namespace, kind, key in rows:
+            connection.execute("DELETE FROM noted WHERE rowid = ?", (number,))
+            waiting.append((namespace, kind, key))
+            waiting += _references(connection, (namespace, kind, key))
         while waiting:
             node = waiting.pop()
-            if node in kept:
-                continue
-            kept.add(node)
-            waiting += self.references.get(node, ())
-            if node in self.parents:
-                waiting.append(self.parents[node])
-        for node in flat:
-            while node not in kept:
-                kept.add(node)
-                if node not in self.parents:
-                    break
-                node = self.parents[node]
-        return kept
+            if node not in self._spared:
+                self._spared.add(node)
+                waiting += self._garbage.edges.get(node, ())
+        return len(rows) < _NOTED
 
 
-def _references(found: Mapping[str, str]) -> Iterator[Node]:
-    for key, value in found.items():
-        if key == _CONTENT_REF or key.startswith((_CONTENT_REF + ".", _CONTENT_REF + "/")):
-            yield "content", value
-        elif key.startswith(_SNAPSHOT_REF):
-            snapshotter = key[len(_SNAPSHOT_REF) :].partition("/")[0]
-            yield f"snapshots/{snapshotter}", value
+def _batches(garbage: Garbage) -> Iterator[list[Node]]:
+    for start in range(0, len(garbage.nodes), _BATCH):
+        yield garbage.nodes[start : start + _BATCH]
+    if garbage.rings:
+        yield garbage.rings
 
 
-def _mark(connection: sqlite3.Connection, namespace: str) -> set[Node]:
-    graph = _Graph(connection, namespace)
-    roots: list[Node] = []
-    flat: list[Node] = []
-    for row in connection.execute("SELECT target_digest, labels FROM images WHERE namespace = ?", (namespace,)):
-        roots.append(("content", row["target_digest"]))
-        roots += _references(labels.decode(row["labels"]))
-    for row in connection.execute(
-        "SELECT snapshotter, snapshot_key, labels FROM containers WHERE namespace = ?", (namespace,)
-    ):
-        if row["snapshot_key"]:
-            roots.append((f"snapshots/{row['snapshotter']}", row["snapshot_key"]))
-        roots += _references(labels.decode(row["labels"]))
-    for row in connection.execute("SELECT expected FROM ingests WHERE namespace = ?", (namespace,)):
-        if row["expected"]:
-            roots.append(("content", row["expected"]))
-    query = """
-        SELECT r.type, r.id, l.labels FROM lease_resources r
-        JOIN leases l ON l.namespace = r.namespace AND l.id = r.lease WHERE r.namespace = ?
-    """
-    for row in connection.execute(query, (namespace,)):
-        held = flat if FLAT in labels.decode(row["labels"]) else roots
-        held.append((row["type"], row["id"]))
-    return graph.reachable(roots, flat)
+def _references(connection: sqlite3.Connection, node: Node) -> Iterator[Node]:
+    """Yield what a thing's row refers to now."""
+    namespace, kind, key = node
+    table, slash, snapshotter = kind.partition("/")
+    where = f"r.namespace = ? AND r.{_KEYS[table]} = ?" if table in _KEYS else ""
+    parameters = [namespace, key]
+    if slash:
+        where += " AND r.snapshotter = ?"
+        parameters.append(snapshotter)
+    queries = []
+    if table in marking.LABELLED:
+        queries.append(marking.label_edges(table, where))
+    if table in marking.OWN:
+        queries.append(marking.own_edges(table, where))
+    for query in queries:
+        for _namespace, of_kind, of_key, to_kind, to_key in connection.execute(query, parameters):
+            # A label that leads back makes an edge from another thing to this one.
+            if (of_kind, of_key) == (kind, key):
+                yield namespace, to_kind, to_key
 
 
-def _sweep(connection: sqlite3.Connection, namespace: str, kept: set[Node], collected: Collected) -> None:
-    rows = connection.execute("SELECT digest FROM content WHERE namespace = ?", (namespace,)).fetchall()
-    for (digest,) in rows:
-        if ("content", digest) not in kept:
-            connection.execute("DELETE FROM content WHERE namespace = ? AND digest = ?", (namespace, digest))
-            if connection.execute("SELECT 1 FROM content WHERE digest = ? LIMIT 1", (digest,)).fetchone() is None:
-                collected.blobs.append(digest)
-    # A child was made after its parent: the other way round the references stay whole.
-    query = "SELECT id, snapshotter, key FROM snapshots WHERE namespace = ? ORDER BY id DESC"
-    for row in connection.execute(query, (namespace,)).fetchall():
-        if (f"snapshots/{row['snapshotter']}", row["key"]) in kept:
-            continue
-        connection.execute("DELETE FROM snapshots WHERE id = ?", (row["id"],))
-        collected.snapshots.append((namespace, row["snapshotter"], row["key"], row["id"]))
+#: Of each kind's table the column of the key.
+_KEYS = {
+    "content": "digest",
+    "images": "name",
+    "containers": "id",
+    "ingests": "ref",
+    "snapshots": "key",
+}
+
+
+def _delete(connection: sqlite3.Connection, node: Node, id: int | None, collected: Collected) -> None:
+    """Delete a thing's row, if it still is the one that was seen."""
+    namespace, kind, key = node
+
+    def gone(query: str, *more: object) -> bool:
+        return connection.execute(query, (namespace, key, *more)).rowcount > 0
+
+    if kind == marking.CONTENT:
+        other = "SELECT 1 FROM content WHERE digest = ? LIMIT 1"
+        if gone("DELETE FROM content WHERE namespace = ? AND digest = ?"):
+            collected.blobs += [] if connection.execute(other, (key,)).fetchone() else [key]
+    elif kind == marking.IMAGES:
+        if gone("DELETE FROM images WHERE namespace = ? AND name = ?"):
+            collected.images.append((namespace, key))
+    elif kind == marking.LEASES:
+        if gone("DELETE FROM leases WHERE namespace = ? AND id = ?"):
+            collected.leases.append((namespace, key))
+    elif kind == marking.INGESTS:
+        if gone("DELETE FROM ingests WHERE namespace = ? AND ref = ? AND id = ?", id):
+            assert id is not None
+            collected.ingests.append(id)
+    elif gone("DELETE FROM snapshots WHERE namespace = ? AND key = ? AND id = ?", id):
+        assert id is not None
+        collected.snapshots.append((namespace, kind.removeprefix(marking.SNAPSHOTS), key, id))

@@ -40,8 +40,8 @@ class Database:
         Raises FailedPrecondition if the file was written by a newer wherry.
         """
         self.path = str(path)
-        #: Writes asked for so far.
-        self.writes = 0
+        #: Called when a write is asked for.
+        self.on_write: Callable[[], None] | None = None
         self._reader = self._connect()
         try:
             self._migrate()
@@ -60,6 +60,7 @@ class Database:
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA busy_timeout=10000")
         connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+        connection.execute("PRAGMA temp_store=MEMORY")
         return connection
 
     def _migrate(self) -> None:
@@ -76,14 +77,17 @@ class Database:
         """Run a query on what has been committed and return its rows. For queries of well under a millisecond."""
         return self._reader.execute(query, parameters).fetchall()
 
-    async def write(self, function: Callable[[sqlite3.Connection], T], *, lasts: bool = True) -> T:
+    async def write(
+        self, function: Callable[[sqlite3.Connection], T], *, lasts: bool = True, mutates: bool = True
+    ) -> T:
         """Run a function in a write transaction and return its result once that is committed and fsynced.
 
         What the function raises undoes its own changes alone and is raised here. It must not commit or block. One
         that need not last (`lasts=False`) is not waited for the disk for: a crash of the system may undo it, one of
-        this process does not.
+        this process does not. One that is not to be heard of by `on_write` does not count as a mutation.
         """
-        self.writes += 1
+        if mutates and self.on_write is not None:
+            self.on_write()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._waiting.put((function, future, loop, lasts))

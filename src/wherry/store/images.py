@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 
 from wherry.errors import AlreadyExists, InvalidArgument, NotFound
 from wherry.oci import digest
-from wherry.store import filters, labels, namespaces
+from wherry.store import filters, labels, leases, namespaces
+from wherry.store.collection import EXPIRE
 from wherry.store.database import Database
 
 
@@ -54,14 +55,18 @@ class ImageStore:
         rows = self._database.read("SELECT * FROM images WHERE namespace = ? ORDER BY name", (namespace,))
         return [image for image in map(_from_row, rows) if matches(_adaptor(image))]
 
-    async def create(self, namespace: str, image: Image) -> Image:
-        """Store a new image and return it with its times. AlreadyExists for a name in use."""
+    async def create(self, namespace: str, image: Image, lease: str = "") -> Image:
+        """Store a new image and return it with its times. AlreadyExists for a name in use.
+
+        One that expires joins the lease, if one is given (NotFound if there is none of this id); the others need none.
+        """
         _validate(image)
         now = time.time_ns()
         made = replace(image, created_at=now, updated_at=now)
 
         def insert(connection: sqlite3.Connection) -> None:
             namespaces.ensure(connection, namespace)
+            _lease(connection, namespace, lease, made)
             try:
                 connection.execute("INSERT INTO images VALUES (?,?,?,?,?,?,?,?,?)", _to_row(namespace, made))
             except sqlite3.IntegrityError:
@@ -70,8 +75,11 @@ class ImageStore:
         await self._database.write(insert)
         return self.get(namespace, made.name)
 
-    async def update(self, namespace: str, image: Image, paths: Sequence[str]) -> Image:
-        """Change what the mask names, everything but created_at without one, and return the result."""
+    async def update(self, namespace: str, image: Image, paths: Sequence[str], lease: str = "") -> Image:
+        """Change what the mask names, everything but created_at without one, and return the result.
+
+        One that expires then joins the lease, as in `create`.
+        """
         if not image.name:
             raise InvalidArgument("image name is required for update")
 
@@ -83,23 +91,34 @@ class ImageStore:
                 raise NotFound(f'image "{image.name}"')
             made = replace(_merged(_from_row(row), image, paths), updated_at=time.time_ns())
             _validate(made)
+            _lease(connection, namespace, lease, made)
             connection.execute("REPLACE INTO images VALUES (?,?,?,?,?,?,?,?,?)", _to_row(namespace, made))
 
         await self._database.write(change)
         return self.get(namespace, image.name)
 
-    async def delete(self, namespace: str, name: str, target: str = "") -> None:
-        """Delete an image; with a target's digest, only if it is the image's. NotFound if there is none."""
+    async def delete(self, namespace: str, name: str, target: str = "", lease: str = "") -> None:
+        """Delete an image, and take it out of the caller's lease. NotFound if there is none, or if a target's digest is
+        given and the image has another.
+        """
 
         def remove(connection: sqlite3.Connection) -> None:
-            query = "DELETE FROM images WHERE namespace = ? AND name = ?"
-            parameters: tuple[str, ...] = (namespace, name)
-            if target:
-                query, parameters = query + " AND target_digest = ?", (*parameters, target)
-            if not connection.execute(query, parameters).rowcount:
+            row = connection.execute(
+                "SELECT target_digest FROM images WHERE namespace = ? AND name = ?", (namespace, name)
+            ).fetchone()
+            if row is None:
                 raise NotFound(f'image "{name}"')
+            if target and row["target_digest"] != target:
+                raise NotFound(f'image "{name}" has target {row["target_digest"]}, not {target}')
+            connection.execute("DELETE FROM images WHERE namespace = ? AND name = ?", (namespace, name))
+            leases.remove_resource(connection, namespace, lease, leases.IMAGES, name)
 
         await self._database.write(remove)
+
+
+def _lease(connection: sqlite3.Connection, namespace: str, lease: str, image: Image) -> None:
+    if image.labels.get(EXPIRE):
+        leases.add_resource(connection, namespace, lease, leases.IMAGES, image.name)
 
 
 def _merged(old: Image, new: Image, paths: Sequence[str]) -> Image:

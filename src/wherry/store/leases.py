@@ -16,6 +16,7 @@ from wherry.store.collection import EXPIRE
 from wherry.store.database import Database
 
 CONTENT = "content"
+IMAGES = "images"
 INGESTS = "ingests"
 SNAPSHOTS = "snapshots"
 
@@ -43,6 +44,14 @@ def add_resource(connection: sqlite3.Connection, namespace: str, lease: str, typ
     if lease:
         check(connection, namespace, lease)
         connection.execute("INSERT OR IGNORE INTO lease_resources VALUES (?, ?, ?, ?)", (namespace, lease, type, id))
+
+
+def remove_resource(connection: sqlite3.Connection, namespace: str, lease: str, type: str, id: str) -> None:
+    """Take a resource out of a lease within a write; nothing happens if it is not in it, or for ""."""
+    connection.execute(
+        "DELETE FROM lease_resources WHERE namespace = ? AND lease = ? AND type = ? AND id = ?",
+        (namespace, lease, type, id),
+    )
 
 
 def snapshots(snapshotter: str) -> str:
@@ -84,25 +93,23 @@ class LeaseStore:
         await self._database.write(remove, lasts=not ends_anyway)
 
     async def add_resource(self, namespace: str, lease: str, type: str, id: str) -> None:
-        """Put a resource into a lease. NotFound without the lease, Unimplemented for a type that is not known."""
-        _validate_resource(type, id)
+        """Put a resource into a lease. NotFound without the lease, Unimplemented for a type that is not known,
+        InvalidArgument for one that has a part too many or too few, and for a blob's id that is no digest."""
 
         def insert(connection: sqlite3.Connection) -> None:
             _require(connection, namespace, lease)
+            _validate_resource(type, id)
             add_resource(connection, namespace, lease, type, id)
 
         await self._database.write(insert)
 
     async def delete_resource(self, namespace: str, lease: str, type: str, id: str) -> None:
-        """Take a resource out of a lease; nothing happens if it is not in it."""
-        _validate_resource(type, id)
+        """Take a resource out of a lease; nothing happens if it is not in it. Raises as add_resource does."""
 
         def remove(connection: sqlite3.Connection) -> None:
             _require(connection, namespace, lease)
-            connection.execute(
-                "DELETE FROM lease_resources WHERE namespace = ? AND lease = ? AND type = ? AND id = ?",
-                (namespace, lease, type, id),
-            )
+            _validate_resource(type, id)
+            remove_resource(connection, namespace, lease, type, id)
 
         await self._database.write(remove)
 
@@ -131,14 +138,21 @@ def _require(connection: sqlite3.Connection, namespace: str, lease: str) -> None
 
 
 def _validate_resource(type: str, id: str) -> None:
-    kind, _, snapshotter = type.partition("/")
+    kind, *parts = type.split("/")
     if kind == SNAPSHOTS:
-        if not snapshotter:
-            raise InvalidArgument(f'invalid resource type "{type}"')
-    elif type == CONTENT:
-        digest.validate(id)
-    elif type != INGESTS:
-        raise Unimplemented(f'resource type "{type}"')
+        if len(parts) != 1 or not parts[0]:
+            raise InvalidArgument(f"invalid snapshot resource type {type}")
+        return
+    if kind not in (CONTENT, INGESTS, IMAGES):
+        raise Unimplemented(f"resource type {type} not supported yet")
+    if parts:
+        raise InvalidArgument(f"invalid resource type {type}")
+    if kind == CONTENT:
+        try:
+            digest.validate(id)
+        except InvalidArgument as error:
+            reason = error.message.removesuffix(": " + error.kind).split(": ", 1)[-1]
+            raise InvalidArgument(f"invalid content resource id {id}: {reason}") from None
 
 
 def _generate_id() -> str:

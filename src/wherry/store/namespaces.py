@@ -71,7 +71,9 @@ class NamespaceStore:
             if left:
                 raise FailedPrecondition(f'namespace "{name}" must be empty, but it still has {", ".join(left)}')
             connection.execute("DELETE FROM namespaces WHERE name = ?", (name,))
-            connection.execute("DELETE FROM leases WHERE namespace = ?", (name,))
+            # As containerd, which does not count these among what is left.
+            for table in ("leases", "sandboxes"):
+                connection.execute(f"DELETE FROM {table} WHERE namespace = ?", (name,))  # noqa: S608
 
         await self._database.write(remove)
 

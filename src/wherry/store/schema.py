@@ -100,4 +100,34 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX snapshots_by_parent ON snapshots (parent);
     """,
+    """
+    CREATE TABLE sandboxes (
+        namespace TEXT NOT NULL,
+        id TEXT NOT NULL,
+        labels TEXT NOT NULL,
+        runtime_name TEXT NOT NULL,
+        runtime_options_url TEXT,             -- NULL: no options were given
+        runtime_options BLOB,
+        spec_url TEXT,
+        spec BLOB,
+        extensions TEXT NOT NULL,             -- {key: [type_url, base64 of value]}
+        sandboxer TEXT NOT NULL,
+        created_at INTEGER NOT NULL,
+        updated_at INTEGER NOT NULL,
+        PRIMARY KEY (namespace, id)
+    ) WITHOUT ROWID;
+
+    CREATE TABLE mounts (                     -- activations of the mount manager
+        id INTEGER PRIMARY KEY AUTOINCREMENT, -- names the directory of its mount points; never used again
+        namespace TEXT NOT NULL,
+        name TEXT NOT NULL,
+        labels TEXT NOT NULL,
+        lease TEXT NOT NULL,                  -- that it was made under, or ''
+        active TEXT,                          -- [{type, source, target, options, mount_point, mounted_at, data}];
+        system TEXT,                          -- [{type, source, target, options}]; NULL both: not mounted yet
+        created_at INTEGER NOT NULL,
+        updated_at INTEGER NOT NULL,
+        UNIQUE (namespace, name)
+    );
+    """,
 )

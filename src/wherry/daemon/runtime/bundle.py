@@ -14,10 +14,13 @@ from wherry.errors import AlreadyExists
 #: The names of containerd's runtime plugins, which its directories carry.
 V1 = "io.containerd.runtime.v1.linux"
 V2 = "io.containerd.runtime.v2.task"
+#: Of the shims that are sandboxes.
+SANDBOX = "io.containerd.sandbox.controller.v1.shim"
 
 _ADDRESS = "address"
 _BOOTSTRAP = "bootstrap.json"
 _SHIM_BINARY = "shim-binary-path"
+_SANDBOX = "sandbox"
 
 
 class Bundle:
@@ -41,7 +44,7 @@ class Bundle:
                     raise AlreadyExists(f"bundle {path}") from None
                 undo.callback(shutil.rmtree, path, ignore_errors=True)
             os.mkdir(os.path.join(self.path, "rootfs"), 0o711)
-            if self.runtime == V2:
+            if self.runtime != V1:
                 os.symlink(self.work, os.path.join(self.path, "work"))
             self.write("config.json", spec)
             undo.pop_all()
@@ -77,6 +80,15 @@ class Bundle:
         self.write(_ADDRESS, address.encode())
         self.write(_BOOTSTRAP, json.dumps({"version": version, "address": address, "protocol": "ttrpc"}).encode())
         self.write(_SHIM_BINARY, binary.encode())
+
+    def record_sandbox(self, id: str) -> None:
+        """Write down the sandbox that the task belongs to, whose shim it has."""
+        self.write(_SANDBOX, id.encode())
+
+    @property
+    def sandbox(self) -> str:
+        """The sandbox that the task belongs to, or ""."""
+        return (self.read(_SANDBOX) or b"").decode()
 
     def shim_record(self) -> tuple[str, int, str] | None:
         """Return the shim's address, version and binary, or None if none was started."""

@@ -7,8 +7,8 @@ import logging
 import os
 import signal
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 from wherry.api import typeurl
@@ -21,9 +21,19 @@ from wherry.daemon.runtime import bundle as bundles
 from wherry.daemon.runtime import leftovers, shims
 from wherry.daemon.runtime.bundle import Bundle
 from wherry.daemon.runtime.log import ShimLog
+from wherry.daemon.runtime.sandboxes import Sandboxes
 from wherry.daemon.runtime.shims import ShimProcess, Starter, shim_binary
 from wherry.daemon.runtime.task import CreateRequest, ExitStatus, ShimClient, V1Client, V2Client, wrap_create_error
-from wherry.errors import AlreadyExists, DeadlineExceeded, Error, NotFound, Unavailable
+from wherry.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    Error,
+    NotFound,
+    Unavailable,
+    Unimplemented,
+    Unknown,
+    from_status,
+)
 from wherry.linux import mount
 from wherry.rpc.local_channel import LocalChannel
 from wherry.rpc.ttrpc_channel import TtrpcChannel
@@ -31,6 +41,8 @@ from wherry.zygote.client import Zygote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from wherry.api.runtime.sandbox.v1.sandbox_pb2 import CreateSandboxRequest
+    from wherry.api.wellknown_pb2 import Any as AnyMessage
     from wherry.daemon.runtime.local import LocalShims
 
 log = logging.getLogger(__name__)
@@ -63,6 +75,8 @@ class Task:
         self.channel = channel
         self.client = client
         self.pid = 0
+        #: Whether its shim is a sandbox's, which goes on without it.
+        self.sandboxed = bool(bundle.sandbox)
         #: Whether the exit of its init has been published.
         self.exit_told = False
         #: Set while Delete does the cleaning up, which the end of the shim would otherwise start.
@@ -109,6 +123,7 @@ class ShimManager:
         self._sharing: Counter[str] = Counter()
         self._group: asyncio.TaskGroup
         self._no_shim = no_shim
+        self.sandboxes = Sandboxes(root, state, shims_configured, self._starter, exchange)
         exchange.observers.append(self._observe)
         self._local: LocalShims | None = None
 
@@ -121,6 +136,7 @@ class ShimManager:
                 self._local = LocalShims(self._exchange, self._group)
                 undo.callback(self._local.close)
                 undo.push_async_callback(self._end_local)
+            await self.sandboxes.run(self._group)
             await self._recover()
             ready.set()
             await asyncio.Event().wait()
@@ -142,24 +158,43 @@ class ShimManager:
     async def create(self, namespace: str, id: str, runtime: str, spec: bytes, request: CreateRequest) -> Task:
         """Make a bundle, start a shim and have it create the container; a failure leaves nothing of the three."""
         shims.validate(id)
-        key = namespace, id
-        if key in self._tasks or key in self._making:
-            raise AlreadyExists(f"task {id}")
-        self._making.add(key)
-        try:
+        with self._reserved(namespace, id, f"task {id}"):
             # Whoever stops waiting, the work is done or undone to its end.
             return await run_to_completion(self._group, self._create(namespace, id, runtime, spec, request))
+
+    @contextmanager
+    def _reserved(self, namespace: str, id: str, what: str) -> Iterator[None]:
+        """Keep an id for what is being made: tasks and sandboxes share theirs, since a shim's socket is named by it."""
+        key = namespace, id
+        if key in self._tasks or key in self._making or self.sandboxes.find(namespace, id) is not None:
+            raise AlreadyExists(what)
+        self._making.add(key)
+        try:
+            yield
         finally:
             self._making.discard(key)
 
+    async def create_sandbox(
+        self, namespace: str, runtime: str, options: AnyMessage | None, spec: bytes, request: CreateSandboxRequest
+    ) -> None:
+        """Make a bundle, start a shim and have it create a sandbox; a failure leaves nothing of the three."""
+        id = request.sandbox_id
+        with self._reserved(namespace, id, f"sandbox {id} already running"):
+            work = self.sandboxes.create(namespace, runtime, options, spec, request)
+            await run_to_completion(self._group, work)
+
     async def _create(self, namespace: str, id: str, runtime: str, spec: bytes, request: CreateRequest) -> Task:
-        binary = shim_binary(runtime, self._configured)
+        sandbox = self._sandbox_shim(namespace, request) if request.sandbox else None
+        binary = sandbox.binary if sandbox is not None else shim_binary(runtime, self._configured)
         kind = bundles.V1 if runtime == bundles.V1 else bundles.V2
         bundle = Bundle(self._state, self._root, kind, namespace, id)
         async with AsyncExitStack() as undo:
             bundle.create(spec)
             undo.callback(bundle.delete)
-            task = await self._start_shim(binary, bundle, request)
+            if sandbox is not None:
+                task = await self._join(sandbox, bundle, request)
+            else:
+                task = await self._start_shim(binary, bundle, request)
             undo.push_async_callback(self._end_shim, task)
             try:
                 task.pid = await task.client.create(id, bundle.path, request)
@@ -170,6 +205,44 @@ class ShimManager:
         if task.v1:
             self._publish(task, "/tasks/create", _task_create(task, request))
         return task
+
+    def _sandbox_shim(self, namespace: str, request: CreateRequest) -> ShimProcess | None:
+        """Return the shim that a sandbox's containers are created in; None if they have shims of their own.
+
+        Unknown, in containerd's words, if there is no such sandbox.
+        """
+        known = self.sandboxes.find(namespace, request.sandbox)
+        if request.sandbox_address:
+            protocol, plus, _address = request.sandbox_address.partition("+")
+            if not plus:
+                raise Unknown(
+                    "failed to start shim: the scheme of sandbox address should be in the form of "
+                    "<protocol>+<unix|vsock|tcp>, i.e. ttrpc+unix or grpc+vsock"
+                )
+            if not request.sandbox_address.startswith("ttrpc+unix://"):
+                raise Unimplemented(f"failed to start shim: sandbox address {request.sandbox_address}: {protocol}")
+            binary = known.shim.binary if known is not None else ""
+            found = ShimProcess(request.sandbox_address, request.sandbox_version or 3, binary)
+        elif known is not None:
+            found = ShimProcess(known.shim.address, known.shim.version, known.shim.binary)
+        elif (namespace, request.sandbox) in self._tasks:
+            # A sandbox that is a container itself, as Kubernetes' pause: its shim has the others as well.
+            shim = self._tasks[namespace, request.sandbox].shim
+            found = ShimProcess(shim.address, shim.version, shim.binary)
+        else:
+            raise Unknown(f"failed to start shim: can't find sandbox {request.sandbox}")
+        return found if found.version >= 3 and not found.local else None
+
+    async def _join(self, sandbox: ShimProcess, bundle: Bundle, request: CreateRequest) -> Task:
+        """Have a task in a shim that is there."""
+        if (bundle.namespace, request.sandbox) not in self._tasks:
+            bundle.record_sandbox(request.sandbox)
+        bundle.record_shim(sandbox.address, sandbox.version, sandbox.binary)
+        try:
+            return await self._connect(bundle, sandbox, None)
+        except (Error, OSError) as error:
+            text = f'failed to start shim: failed to load sandbox task "{request.sandbox}": {error}'
+            raise (from_status(error.code, text) if isinstance(error, Error) else Unavailable(text)) from None
 
     async def _start_shim(self, binary: str, bundle: Bundle, request: CreateRequest) -> Task:
         if self._local is not None and binary == shims.own_binary():
@@ -257,6 +330,8 @@ class ShimManager:
 
     async def _shut_down(self, task: Task) -> bool:
         """Ask a shim to end, which one that has other containers does not do; False if it did not answer."""
+        if task.sandboxed:
+            return True
         try:
             await task.client.shutdown(task.id)
         except DeadlineExceeded:
@@ -308,7 +383,7 @@ class ShimManager:
     async def _forget(self, task: Task) -> None:
         """End what is left of a shim whose container is gone, and remove the bundle."""
         await task.channel.close()
-        last = self._release(task.shim)
+        last = self._release(task.shim) and not task.sandboxed
         if task.v1:
             task.shim.kill()
             await task.shim.ended()
@@ -319,7 +394,8 @@ class ShimManager:
                 log.warning("shim delete of %s: %s", task.id, error)
         if last and task.shim.has_socket:
             await task.shim.ended()  # it did not end in its own way
-        task.shim.remove_socket()
+        if not task.sandboxed:
+            task.shim.remove_socket()
         task.close()
         task.bundle.delete()
 

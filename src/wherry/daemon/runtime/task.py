@@ -44,6 +44,9 @@ class CreateRequest:
         checkpoint: str,
         options: AnyMessage | None,
         runtime: str = "",
+        sandbox: str = "",
+        sandbox_address: str = "",
+        sandbox_version: int = 0,
     ) -> None:
         self.rootfs = rootfs
         self.stdin = stdin
@@ -54,6 +57,11 @@ class CreateRequest:
         self.options = options
         #: The OCI runtime's binary; runtime v1 only.
         self.runtime = runtime
+        #: The sandbox that the container belongs to, or "".
+        self.sandbox = sandbox
+        #: Where the sandbox's Task service is, as ``ttrpc+unix://PATH``, and its version; "" if the daemon knows.
+        self.sandbox_address = sandbox_address
+        self.sandbox_version = sandbox_version
 
 
 class ExitStatus:

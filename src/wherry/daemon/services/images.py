@@ -33,20 +33,22 @@ class ImagesService(Service):
         return api.ListImagesResponse(images=[_to_message(image) for image in found])
 
     async def create(self, request: Any, context: CallContext) -> api.CreateImageResponse:
-        made = await self._store.create(context.namespace, _from_message(request.image))
+        made = await self._store.create(context.namespace, _from_message(request.image), context.lease)
         event = api.ImageCreate(name=made.name, labels=made.labels)
         self._exchange.publish(context.namespace, "/images/create", event)
         return api.CreateImageResponse(image=_to_message(made))
 
     async def update(self, request: Any, context: CallContext) -> api.UpdateImageResponse:
-        changed = await self._store.update(context.namespace, _from_message(request.image), request.update_mask.paths)
+        changed = await self._store.update(
+            context.namespace, _from_message(request.image), request.update_mask.paths, context.lease
+        )
         event = api.ImageUpdate(name=changed.name, labels=changed.labels)
         self._exchange.publish(context.namespace, "/images/update", event)
         return api.UpdateImageResponse(image=_to_message(changed))
 
     async def delete(self, request: Any, context: CallContext) -> Empty:
         target = request.target.digest if request.HasField("target") else ""
-        await self._store.delete(context.namespace, request.name, target)
+        await self._store.delete(context.namespace, request.name, target, context.lease)
         self._exchange.publish(context.namespace, "/images/delete", api.ImageDelete(name=request.name))
         if request.sync:
             await self._collector.collect()

@@ -58,7 +58,7 @@ class SnapshotsService(Service):
         return api.ViewSnapshotResponse(mounts=_mount_messages(mounts))
 
     async def mounts(self, request: Any, context: CallContext) -> api.MountsResponse:
-        mounts = self._snapshotter(request.snapshotter).mounts(context.namespace, request.key)
+        mounts = await self._snapshotter(request.snapshotter).mounts(context.namespace, request.key)
         return api.MountsResponse(mounts=_mount_messages(mounts))
 
     async def commit(self, request: Any, context: CallContext) -> Empty:

@@ -79,6 +79,9 @@ class TasksService(Service):
                 checkpoint,
                 _options(container, request),
                 _runc_binary(container),
+                container.sandbox,
+                request.task_api_address,
+                request.task_api_version,
             )
             spec = container.spec[1] if container.spec is not None else b"{}"
             runtime = request.runtime_path or container.runtime_name

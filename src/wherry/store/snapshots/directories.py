@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-import tempfile
 from collections.abc import Sequence
 
 from wherry.linux import tree
@@ -37,9 +36,19 @@ class Directories:
 
     def make(self) -> str:
         """Make a directory for a snapshot that has no id yet; `place` or `remove_new` follows."""
-        path = tempfile.mkdtemp(prefix=_NEW, dir=self._snapshots)
-        self._being_made.add(os.path.basename(path))
+        path = self.reserve()
+        os.mkdir(path, 0o700)
         return path
+
+    def reserve(self) -> str:
+        """Return a path where something can be made that is no snapshot's yet, and goes unless it becomes one's."""
+        name = _NEW + os.urandom(8).hex()
+        self._being_made.add(name)
+        return os.path.join(self._snapshots, name)
+
+    def forget(self, reserved: str) -> None:
+        """Say that a reserved path is used no more: whatever is there is garbage."""
+        self._being_made.discard(os.path.basename(reserved))
 
     def place(self, made: str, id: int) -> None:
         """Give a directory its id. Within a write."""
@@ -52,7 +61,7 @@ class Directories:
             # Of a transaction that failed after this; its id was given out again.
             self._retire(str(id))
             os.rename(made, path)
-        self._being_made.discard(os.path.basename(made))
+        self.forget(made)
 
     async def sync(self) -> None:
         """Have the disk hold all that was written here. syncfs(2). Raises OSError."""
@@ -67,12 +76,16 @@ class Directories:
 
     async def remove_new(self, made: str) -> None:
         """Remove a directory that did not become a snapshot's."""
-        self._being_made.discard(os.path.basename(made))
-        await in_thread(lambda: tree.remove(made))
+        self.forget(made)
+        await in_thread(lambda: self._delete(made))
 
     def retire(self, ids: Sequence[int]) -> list[str]:
         """Take snapshots' directories out of use and return what `remove` is to delete."""
         return [retired for number in ids if (retired := self._retire(str(number))) is not None]
+
+    def retire_part(self, id: int, name: str) -> str | None:
+        """Take what is of a name in a snapshot's directory out of use; returns what `remove` is to delete, if any."""
+        return self._retire(os.path.join(str(id), name))
 
     def _retire(self, name: str) -> str | None:
         retired = os.path.join(self._snapshots, _REMOVED + os.urandom(8).hex())
@@ -85,7 +98,10 @@ class Directories:
     def remove(self, retired: Sequence[str]) -> None:
         """Delete retired directories. Blocks for the disk. Raises OSError."""
         for path in retired:
-            tree.remove(path)
+            self._delete(path)
+
+    def _delete(self, path: str) -> None:
+        tree.remove(path)
 
     async def retire_unknown(self, database: Database, snapshotter: str) -> list[str]:
         """Take every directory out of use that no row stands for, and return what `remove` is to delete."""

@@ -9,18 +9,23 @@ from wherry.linux import tree
 from wherry.linux.mount import Mount
 from wherry.linux.tree import Usage
 from wherry.store.ingest import in_thread
+from wherry.store.snapshots.backend import Backend
 from wherry.store.snapshots.directories import Directories
 
 #: Copies the contents of one directory to another, empty one; may take long, so it is a process's work.
 Copy = Callable[[str, str], Awaitable[None]]
 
 
-class Native:
+class Native(Backend):
     """One directory for each snapshot."""
 
     def __init__(self, root: str, copy: Copy) -> None:
-        self.directories = Directories(root)
+        self._directories = Directories(root)
         self._copy = copy
+
+    @property
+    def directories(self) -> Directories:
+        return self._directories
 
     async def make(self, parents: Sequence[int], *, active: bool) -> str | None:
         """Make the directory of a new snapshot on these parents, nearest first; None where a view shows its parent."""
@@ -36,11 +41,11 @@ class Native:
             raise
         return made
 
-    def mounts(self, id: int, parents: Sequence[int], *, active: bool, volatile: bool) -> list[Mount]:
+    async def mounts(self, id: int, parents: Sequence[int], *, active: bool, volatile: bool) -> list[Mount]:
         """Return the mounts that show a snapshot: binds, which wait for no disk as it is."""
         shown = id if active or not parents else parents[0]
         return [Mount("bind", self.directories.path(shown), ["rbind", "rw" if active else "ro"])]
 
-    async def usage(self, id: int) -> Usage:
+    async def usage(self, id: int, parents: Sequence[int]) -> Usage:
         """Measure a snapshot's whole copy."""
         return await in_thread(lambda: tree.usage(self.directories.path(id)))

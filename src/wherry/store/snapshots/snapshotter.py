@@ -9,7 +9,8 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
+from weakref import WeakValueDictionary
 
 from wherry.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from wherry.linux.mount import Mount
@@ -17,7 +18,7 @@ from wherry.linux.tree import Usage
 from wherry.store import filters, labels, leases, namespaces
 from wherry.store.database import Database
 from wherry.store.ingest import to_the_end
-from wherry.store.snapshots.directories import Directories
+from wherry.store.snapshots.backend import REBASE, Backend
 
 log = logging.getLogger(__name__)
 
@@ -56,16 +57,6 @@ class Info:
     updated_at: int
 
 
-class Backend(Protocol):
-    """What keeps the files of snapshots. Parents are ids, the nearest first."""
-
-    @property
-    def directories(self) -> Directories: ...
-    async def make(self, parents: Sequence[int], *, active: bool) -> str | None: ...
-    def mounts(self, id: int, parents: Sequence[int], *, active: bool, volatile: bool) -> list[Mount]: ...
-    async def usage(self, id: int) -> Usage: ...
-
-
 class Snapshotter:
     """The snapshots of one name in one database. Keys are any strings, and each namespace has its own."""
 
@@ -74,11 +65,18 @@ class Snapshotter:
         self._database = database
         self._backend = backend
         self._removals: set[asyncio.Future[None]] = set()
+        #: Held while a snapshot's files are made those of a committed one.
+        self._commits: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def root(self) -> str:
         """The back end's directory."""
         return self._backend.directories.root
+
+    @property
+    def capabilities(self) -> Sequence[str]:
+        """What the back end can do beyond what all can: "rebase"."""
+        return self._backend.capabilities
 
     async def prepare(
         self, namespace: str, key: str, parent: str = "", new: Mapping[str, str] | None = None, lease: str = ""
@@ -136,7 +134,7 @@ class Snapshotter:
             if made is not None:
                 await self._backend.directories.remove_new(made)
             raise
-        return self._backend.mounts(number, parents, active=active, volatile=bool(new.get(VOLATILE)))
+        return await self._backend.mounts(number, parents, active=active, volatile=bool(new.get(VOLATILE)))
 
     def _check_new(self, query: _Query, namespace: str, key: str, parent: str, target: str) -> list[int] | None:
         """Return the ids of the parents of a snapshot that is to be made; None if its target is there already."""
@@ -153,14 +151,14 @@ class Snapshotter:
             raise InvalidArgument(f'failed to create snapshot: parent "{parent}" is not committed snapshot')
         return [row["id"], *self._parents(query, row["id"])]
 
-    def mounts(self, namespace: str, key: str) -> list[Mount]:
+    async def mounts(self, namespace: str, key: str) -> list[Mount]:
         """Return the mounts that show a snapshot. NotFound; FailedPrecondition for a committed one."""
         row = self._get(namespace, key)
         if row["kind"] == Kind.COMMITTED:
             raise FailedPrecondition(f"failed to get active mount: requested snapshot {key} not active or view")
         parents = self._parents(self._database.read, row["id"])
         volatile = VOLATILE in labels.decode(row["labels"])
-        return self._backend.mounts(row["id"], parents, active=row["kind"] == Kind.ACTIVE, volatile=volatile)
+        return await self._backend.mounts(row["id"], parents, active=row["kind"] == Kind.ACTIVE, volatile=volatile)
 
     async def commit(
         self,
@@ -173,34 +171,54 @@ class Snapshotter:
     ) -> None:
         """Make an active snapshot a committed one of another name, with these labels alone.
 
-        AlreadyExists if the name is taken, NotFound without the active one, FailedPrecondition for a view or a
-        committed one, InvalidArgument for a parent other than its own: giving it another is not done here.
+        One that was made without a parent can be given one, if the back end has the capability "rebase".
+
+        AlreadyExists if the name is taken, NotFound without the active one or the parent, FailedPrecondition for a
+        view or a committed one and for a parent that is not committed. InvalidArgument for a parent other than the
+        snapshot's own (as containerd's back ends say; its metadata store lets them see no such call, and ignores it),
+        and for one where the back end cannot do that (containerd writes it down, and the parent's files are missing).
         """
         if not name:
             raise InvalidArgument("snapshot name must not be empty")
         labels.validate(new or {})
-        row = self._check_commit(self._database.read, namespace, name, key, parent)
+        number = self._check_commit(self._database.read, namespace, name, key, parent)[0]["id"]
+        async with self._commits.setdefault(number, asyncio.Lock()):
+            await self._commit(namespace, name, key, new or {}, lease, parent)
+
+    async def _commit(
+        self, namespace: str, name: str, key: str, new: Mapping[str, str], lease: str, parent: str
+    ) -> None:
+        row, parents = self._check_commit(self._database.read, namespace, name, key, parent)
         number = row["id"]
-        usage = await self._backend.usage(number)
+        usage = await self._backend.commit(number, parents, rebased=bool(parents) and row["parent"] is None)
         if VOLATILE in labels.decode(row["labels"]):
             await self._backend.directories.sync()
 
         def change(connection: sqlite3.Connection) -> None:
             leases.check(connection, namespace, lease)
-            if self._check_commit(_query(connection), namespace, name, key, parent)["id"] != number:
-                raise FailedPrecondition(f'snapshot "{key}" was replaced meanwhile')
+            now_row, now_parents = self._check_commit(_query(connection), namespace, name, key, parent)
+            if (now_row["id"], now_parents) != (number, parents):
+                raise FailedPrecondition(f'snapshot "{key}" or its parent was replaced meanwhile')
             now = time.time_ns()
             connection.execute(
-                "UPDATE snapshots SET key = ?, kind = ?, labels = ?, size = ?, inodes = ?, created_at = ?,"
+                "UPDATE snapshots SET key = ?, parent = ?, kind = ?, labels = ?, size = ?, inodes = ?, created_at = ?,"
                 " updated_at = ? WHERE id = ?",
-                (name, Kind.COMMITTED, labels.encode(new or {}), usage.size, usage.inodes, now, now, number),
+                (
+                    *(name, parents[0] if parents else None, Kind.COMMITTED, labels.encode(new)),
+                    *(usage.size, usage.inodes, now, now, number),
+                ),
             )
             self._release(connection, namespace, lease, key)
             self._lease(connection, namespace, lease, name)
 
-        await self._database.write(change)
+        await to_the_end(self._database.write(change))
+        await self._backend.committed(number)
+        await self._backend.release(self._in_use)
 
-    def _check_commit(self, query: _Query, namespace: str, name: str, key: str, parent: str) -> sqlite3.Row:
+    def _check_commit(
+        self, query: _Query, namespace: str, name: str, key: str, parent: str
+    ) -> tuple[sqlite3.Row, list[int]]:
+        """Return the row of a snapshot that is to be committed, and the ids of the parents that it will have."""
         if self._find(query, namespace, name) is not None:
             raise AlreadyExists(f'snapshot "{name}"')
         row = self._find(query, namespace, key)
@@ -208,9 +226,21 @@ class Snapshotter:
             raise NotFound(f"snapshot {key} does not exist")
         if row["kind"] != Kind.ACTIVE:
             raise FailedPrecondition(f'failed to commit snapshot: snapshot "{key}" is not active')
-        if parent and parent != row["parent_key"]:
-            raise InvalidArgument(f'snapshot "{key}" cannot be given the parent "{parent}"')
-        return row
+        if not parent or parent == row["parent_key"]:
+            return row, self._parents(query, row["id"])
+        if row["parent"] is not None:
+            raise InvalidArgument(f'cannot change parent of active snapshot "{key}" on commit')
+        new = self._find(query, namespace, parent)
+        if new is None:
+            raise NotFound(f"parent snapshot {parent} does not exist")
+        if new["kind"] != Kind.COMMITTED:
+            raise FailedPrecondition(f'failed to commit snapshot: parent "{parent}" is not committed')
+        if REBASE not in self._backend.capabilities:
+            raise InvalidArgument(
+                f'snapshot "{key}" cannot be given the parent "{parent}" on commit: snapshotter {self.name} cannot'
+                " rebase; prepare it on the parent"
+            )
+        return row, [new["id"], *self._parents(query, new["id"])]
 
     async def remove(self, namespace: str, key: str, lease: str = "") -> None:
         """Remove a snapshot. Its files go in the background. NotFound; FailedPrecondition while it has children."""
@@ -229,14 +259,19 @@ class Snapshotter:
         row = self._find(self._database.read, namespace, key)
         volatile = row is not None and VOLATILE in labels.decode(row["labels"])
         number = await to_the_end(self._database.write(delete, lasts=not volatile))
+        await self._backend.release(self._in_use)
         self._remove_in_background(self._backend.directories.retire([number]))
 
     async def discard(self, ids: Sequence[int]) -> None:
         """Remove the files of snapshots whose records are gone."""
+        await self._backend.release(self._in_use)
         await self._remove(self._backend.directories.retire(ids))
 
     async def collect(self) -> None:
         """Remove every directory that no record stands for: at the start, or when asked to."""
+        query = "SELECT id FROM snapshots WHERE snapshotter = ? AND kind = ?"
+        await self._backend.recover([row["id"] for row in self._database.read(query, (self.name, Kind.COMMITTED))])
+        await self._backend.release(self._in_use)
         await self._remove(await self._backend.directories.retire_unknown(self._database, self.name))
 
     async def close(self) -> None:
@@ -297,7 +332,7 @@ class Snapshotter:
         """Return what a snapshot takes up beyond its parents: measured now if it is active. NotFound."""
         row = self._get(namespace, key)
         if row["kind"] == Kind.ACTIVE:
-            return await self._backend.usage(row["id"])
+            return await self._backend.usage(row["id"], self._parents(self._database.read, row["id"]))
         return Usage(row["size"], row["inodes"])
 
     def _get(self, namespace: str, key: str) -> sqlite3.Row:
@@ -322,6 +357,17 @@ class Snapshotter:
             (id,),
         )
         return [row["id"] for row in rows]
+
+    def _in_use(self) -> set[int]:
+        """Return the ids of all parents of snapshots that are not committed."""
+        rows = self._database.read(
+            "WITH RECURSIVE used (id) AS ("
+            " SELECT parent FROM snapshots WHERE snapshotter = ? AND kind != ? AND parent IS NOT NULL"
+            " UNION SELECT s.parent FROM snapshots s JOIN used ON s.id = used.id WHERE s.parent IS NOT NULL)"
+            " SELECT id FROM used",
+            (self.name, Kind.COMMITTED),
+        )
+        return {row["id"] for row in rows}
 
     def _lease(self, connection: sqlite3.Connection, namespace: str, lease: str, key: str) -> None:
         leases.add_resource(connection, namespace, lease, leases.snapshots(self.name), key)

@@ -1,0 +1,221 @@
+"""An image's layers unpacked side by side.
+
+Each layer of a snapshotter that can rebase is prepared without a parent and extracted as soon as its blob is there;
+they are committed from the bottom up, each onto the one below it. With other snapshotters a layer waits for its parent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from binascii import b2a_base64
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from os import urandom
+from typing import TYPE_CHECKING
+
+from wherry.api.services.diff.v1 import diff_pb2
+from wherry.api.services.introspection.v1 import introspection_pb2
+from wherry.api.types import types_pb2
+from wherry.client.content import Content
+from wherry.client.leases import Leases
+from wherry.client.snapshots import Snapshots
+from wherry.errors import AlreadyExists, Error, FailedPrecondition, NotFound, from_status
+from wherry.oci.descriptor import Descriptor
+from wherry.oci.manifest import chain_ids
+from wherry.rpc.channel import Stub
+from wherry.rpc.context import metadata_for
+from wherry.transfer.failures import first
+from wherry.transfer.locks import Locks
+from wherry.transfer.progress import Progress
+
+if TYPE_CHECKING:
+    from wherry.rpc.channel import Channel
+
+_SNAPSHOT_REF = "containerd.io/snapshot.ref"
+_UNCOMPRESSED = "containerd.io/uncompressed"
+_SNAPSHOTTERS = "io.containerd.snapshotter.v1"
+_REBASE = "rebase"
+
+#: Waits until a layer's blob is there, or raises why it will not be.
+Ready = Callable[[Descriptor], Awaitable[None]]
+
+
+class Unpacker:
+    """Unpacks images of a namespace into one snapshotter, under a lease."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        namespace: str,
+        lease: str,
+        snapshotter: str,
+        *,
+        locks: Locks,
+        slots: asyncio.Semaphore,
+        progress: Progress,
+        labels: Mapping[str, str],
+    ) -> None:
+        """`slots` bounds how many layers are extracted at a time; `labels` are put on snapshots that are not ready."""
+        self._channel = channel
+        self._diff = Stub(channel, diff_pb2.DESCRIPTOR.services_by_name["Diff"])
+        self._metadata = metadata_for(namespace, lease)
+        self._namespace = namespace
+        self._lease = lease
+        self._leases = Leases(channel, namespace)
+        self._content = Content(channel, namespace, lease)
+        self._snapshots = Snapshots(channel, namespace, snapshotter, lease)
+        self._locks = locks
+        self._slots = slots
+        self._progress = progress
+        self._labels = labels
+
+    async def unpack(self, config: Descriptor, layers: Sequence[Descriptor], diff_ids: list[str], ready: Ready) -> str:
+        """Make the snapshots that are not there yet and return the topmost's name; "" for an image of no layers.
+
+        `ready` is awaited for each layer before it is extracted. FailedPrecondition for a layer whose bytes are not
+        those that the config names; nothing that is not committed is left.
+        """
+        chains = list(chain_ids(diff_ids))
+        if not chains:
+            return ""
+        if not await self._holds(chains[-1]):
+            rebase = len(chains) > 1 and await self._can_rebase()
+            await self._unpack_all(layers, diff_ids, chains, ready, rebase=rebase)
+        # Without this the collection would take the snapshots when the lease ends.
+        label = f"containerd.io/gc.ref.snapshot.{self._snapshots.snapshotter}"
+        await self._content.update_labels(config.digest, {label: chains[-1]})
+        return chains[-1]
+
+    async def _unpack_all(
+        self, layers: Sequence[Descriptor], diff_ids: list[str], chains: list[str], ready: Ready, *, rebase: bool
+    ) -> None:
+        below: asyncio.Event | None = None
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for index, (layer, diff_id) in enumerate(zip(layers, diff_ids, strict=True)):
+                    parent = chains[index - 1] if index else ""
+                    step = _Layer(layer, diff_id, chains[index], parent, below, rebase=rebase and bool(index))
+                    tasks.create_task(self._unpack_layer(step, ready))
+                    below = step.committed
+        except BaseExceptionGroup as group:
+            raise first(group) from None
+
+    async def _can_rebase(self) -> bool:
+        """Ask whether the snapshotter takes a parent at commit."""
+        stub = Stub(self._channel, introspection_pb2.DESCRIPTOR.services_by_name["Introspection"])
+        filters = [f"type=={_SNAPSHOTTERS},id=={self._snapshots.snapshotter}"]
+        request = introspection_pb2.PluginsRequest(filters=filters)
+        response = await stub.plugins(request, metadata=self._metadata)
+        return any(_REBASE in plugin.capabilities for plugin in response.plugins)
+
+    async def _holds(self, chain: str) -> bool:
+        """Tell whether a snapshot is there, and have the lease hold it: it may be collected at any moment else."""
+        if not await self._exists(chain):
+            return False
+        await self._leases.add(self._lease, f"snapshots/{self._snapshots.snapshotter}", chain)
+        return await self._exists(chain)
+
+    async def _exists(self, key: str) -> bool:
+        try:
+            await self._snapshots.stat(key)
+        except NotFound:
+            return False
+        return True
+
+    async def _unpack_layer(self, step: _Layer, ready: Ready) -> None:
+        # Whoever has a layer's lock waits only for layers below it: no two wait for each other.
+        async with self._locks.hold("snapshot", self._namespace, self._snapshots.snapshotter, step.chain):
+            if await self._holds(step.chain):
+                self._progress.done("already exists", step.layer)
+            else:
+                await self._make(step, ready)
+        step.committed.set()
+        await ready(step.layer)
+        await self._content.update_labels(step.layer.digest, {_UNCOMPRESSED: step.diff_id})
+
+    async def _make(self, step: _Layer, ready: Ready) -> None:
+        if not step.rebase:
+            await step.parent_committed()
+        key = f"extract-{time.time_ns() % 1_000_000_000}-{_letters()} {step.chain}"
+        labels = {**self._labels, _SNAPSHOT_REF: step.chain}
+        try:
+            mounts = await self._snapshots.prepare(key, "" if step.rebase else step.parent, labels)
+        except AlreadyExists:
+            return  # a snapshotter that fetches layers itself has it
+        try:
+            await ready(step.layer)
+            async with self._slots:
+                self._progress.done("extracting", step.layer)
+                await self._apply(step, _as_upper(mounts) if step.rebase else mounts)
+            self._progress.done("extracted", step.layer)
+            await step.parent_committed()
+            labels = {
+                _SNAPSHOT_REF: step.chain,
+                "containerd.io/snapshot/diff-id": step.diff_id,
+                "containerd.io/snapshot/parent-chain-id": step.parent,
+            }
+            await self._snapshots.commit(step.chain, key, labels, parent=step.parent if step.rebase else "")
+        except AlreadyExists:
+            await self._remove(key)  # another client unpacked the same layer meanwhile
+        except BaseException:
+            await self._remove(key)
+            raise
+
+    async def _apply(self, step: _Layer, mounts: list[types_pb2.Mount]) -> None:
+        layer = step.layer
+        request = diff_pb2.ApplyRequest(
+            diff=types_pb2.Descriptor(media_type=layer.media_type, digest=layer.digest, size=layer.size),
+            mounts=mounts,
+        )
+        try:
+            applied = (await self._diff.apply(request, metadata=self._metadata)).applied
+        except Error as error:
+            raise from_status(error.code, f"unpack layer {layer.digest}: {error.message}") from None
+        if applied.digest != step.diff_id:
+            raise FailedPrecondition(
+                f"unpack layer {layer.digest}: its tar is {applied.digest}, the image's config names {step.diff_id}"
+            )
+
+    async def _remove(self, key: str) -> None:
+        removal = asyncio.ensure_future(self._snapshots.remove(key))
+        try:
+            await asyncio.shield(removal)
+        except asyncio.CancelledError:
+            await asyncio.wait([removal])
+            raise
+        except Error:
+            pass  # what led here is the thing to tell; the daemon takes it when it starts, or the lease ends
+
+
+class _Layer:
+    """One layer on its way."""
+
+    def __init__(
+        self, layer: Descriptor, diff_id: str, chain: str, parent: str, below: asyncio.Event | None, *, rebase: bool
+    ) -> None:
+        self.layer = layer
+        self.diff_id = diff_id
+        self.chain = chain
+        self.parent = parent
+        self.rebase = rebase
+        self.committed = asyncio.Event()
+        self._below = below
+
+    async def parent_committed(self) -> None:
+        """Wait until the layer below is a committed snapshot."""
+        if self._below is not None:
+            await self._below.wait()
+
+
+def _as_upper(mounts: list[types_pb2.Mount]) -> list[types_pb2.Mount]:
+    """Return the bind of a snapshot without a parent as the upper directory of an overlay that has one: what a layer
+    removes is to be written down there in overlayfs' way."""
+    if len(mounts) != 1 or mounts[0].type != "bind":
+        return mounts
+    options = [option for option in mounts[0].options if option not in ("rbind", "bind")]
+    return [types_pb2.Mount(type="overlay", source="overlay", options=[*options, f"upperdir={mounts[0].source}"])]
+
+
+def _letters() -> str:
+    """Return four letters by chance, of base64's for file names."""
+    return b2a_base64(urandom(3), newline=False).decode().translate({ord("+"): "-", ord("/"): "_"})
