@@ -18,7 +18,7 @@ from wherry.api.types.transfer import transfer_pb2
 from wherry.client.transfer import Registry, Transferrer
 from wherry.errors import DataLoss, FailedPrecondition, InvalidArgument, Unimplemented
 from wherry.oci.platform import Platform
-from wherry.registry.docker_config import IDENTITY_TOKEN, REGISTRY_TOKEN, Credentials
+from wherry.registry.options import Credentials, CredentialsKind
 from wherry.rpc.grpc_channel import GrpcChannel
 from wherry.rpc.grpc_server import GrpcServer
 from wherry.rpc.service import Service
@@ -140,8 +140,8 @@ async def test_credentials(play: Play) -> None:
 
     known = {
         "password": Credentials("me", "secret"),
-        "identity": Credentials("me", "refresh", IDENTITY_TOKEN),
-        "bearer": Credentials("", "token", REGISTRY_TOKEN),
+        "identity": Credentials("me", "refresh", CredentialsKind.REFRESH),
+        "bearer": Credentials("", "Bearer token", CredentialsKind.HEADER),
     }
     asked: list[tuple[str, str]] = []
 
@@ -154,7 +154,7 @@ async def test_credentials(play: Play) -> None:
     assert asked == [(host, REFERENCE) for host in ("password", "identity", "bearer", "unknown")]
     assert answers == [
         transfer_pb2.AuthResponse(authType=transfer_pb2.CREDENTIALS, username="me", secret="secret"),
-        transfer_pb2.AuthResponse(authType=transfer_pb2.REFRESH, secret="refresh"),
+        transfer_pb2.AuthResponse(authType=transfer_pb2.REFRESH, username="me", secret="refresh"),
         transfer_pb2.AuthResponse(authType=transfer_pb2.HEADER, secret="Bearer token"),
         transfer_pb2.AuthResponse(authType=transfer_pb2.NONE),
     ]

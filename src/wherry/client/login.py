@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wherry.registry.docker_config import Credentials
+    from wherry.registry.options import Credentials
 
 _HUB_HOST = "registry-1.docker.io"
 _TIMEOUT = 30.0
