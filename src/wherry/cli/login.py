@@ -33,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--password-stdin", action="store_true", help="read the password from standard input")
     add("--plain-http", action="store_true", help="speak HTTP without TLS, as with registries on this machine")
+    add(
+        "--hosts-dir",
+        default="",
+        metavar="DIR",
+        help="find hosts.toml files here (default: /etc/containerd/certs.d)",
+    )
     add("--skip-check", action="store_true", help="keep the password without asking the registry about it")
 
 
@@ -50,7 +56,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
         from wherry.client.login import check
 
         try:
-            check(host, given, plain_http=options.plain_http)
+            check(host, given, plain_http=options.plain_http, hosts_dir=options.hosts_dir)
         except Error as error:
             raise from_status(error.code, f"login to {host or 'docker.io'}: {error.message}") from None
     where, readable = credentials.log_in(host, given, os.environ)

@@ -152,7 +152,9 @@ class _Blob:
     def line(self, width: int, words: dict[str, str]) -> str:
         """Return its line, in at most `width` columns."""
         word = words.get(self.event, printable(self.event))
-        if self.event in _DONE or self.event == "waiting" or not self.total:
+        # Who tells all of the bytes from the beginning tells nothing by them: an extraction.
+        told = self.total and not (self.event == "extracting" and self.progress == self.total)
+        if self.event in _DONE or self.event == "waiting" or not told:
             return f"{self.short}: {word}"[:width]
         share = min(1.0, self.progress / self.total)
         figures = f"{size(self.progress)}/{size(self.total)}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from wherry.errors import Error, InvalidArgument
-from wherry.registry.docker_config import Credentials as Credentials
 from wherry.registry.docker_config import DockerConfig, files, find, key_of
+from wherry.registry.options import Credentials as Credentials
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

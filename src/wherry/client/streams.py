@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from wherry.api.services.streaming.v1 import streaming_pb2
 from wherry.api.types.transfer import transfer_pb2
 from wherry.api.typeurl import pack, unpack
-from wherry.errors import DataLoss, Error, InvalidArgument, Unavailable
+from wherry.errors import Error, Internal, InvalidArgument, Unavailable
 from wherry.rpc.channel import Stub
 
 TYPE_CHECKING = False
@@ -37,6 +37,9 @@ WINDOW = 4 << 20
 #: Bytes of one Data message. Go's receiver takes what it granted, but its buffers are made for the smaller ones.
 _PIECE = 1 << 20
 _SMALL_PIECE = 32 << 10
+
+#: Times that a stream is opened until it is either there or refused for a reason.
+_ATTEMPTS = 10
 
 #: Bytes of a stream's end that are kept.
 _TAIL = 1024
@@ -97,12 +100,28 @@ class Stream:
 @asynccontextmanager
 async def open_stream(channel: Channel, metadata: Metadata, kind: str) -> AsyncGenerator[Stream, None]:
     """Yield a new stream, and close it in the end. Unimplemented if the daemon has none: containerd before 1.7."""
-    stream = Stream(channel, metadata, _id(kind))
+    stream = await _opened(channel, metadata, kind)
     try:
-        await stream.start()
         yield stream
     finally:
         await stream.close()
+
+
+async def _opened(channel: Channel, metadata: Metadata, kind: str) -> Stream:
+    for attempt in range(_ATTEMPTS):
+        stream = Stream(channel, metadata, _id(kind))
+        try:
+            await stream.start()
+            return stream
+        except Internal:
+            # What gRPC's Python says where the server ended the call, for whatever reason, while a message was sent.
+            await stream.close()
+            if attempt == _ATTEMPTS - 1:
+                raise
+        except BaseException:
+            await stream.close()
+            raise
+    raise AssertionError
 
 
 def _id(kind: str) -> str:
@@ -180,7 +199,7 @@ class Receiver:
         return 0.0 if self._waiting_since is None else time.monotonic() - self._waiting_since
 
     async def run(self) -> None:
-        """Return at the stream's end. Raises what `write` does; DataLoss if more comes than was granted."""
+        """Return at the stream's end, or where it breaks: `tail` is to tell which. Raises what `write` does."""
         granted = 0
         with _Thread() as thread:
             while True:
@@ -188,14 +207,12 @@ class Receiver:
                     await self._stream.send(transfer_pb2.WindowUpdate(update=WINDOW - granted))
                     granted = WINDOW
                 self._waiting_since = time.monotonic()
-                message = await self._stream.receive()
+                message = await self._stream.receive_or_end()
                 self._waiting_since = None
                 if message is None:
                     return
                 if isinstance(message, transfer_pb2.Data):
                     granted -= len(message.data)
-                    if granted < 0:
-                        raise DataLoss(f"stream {self._stream.id}: the daemon sent more than it was granted")
                     await thread.call(self._write, message.data)
                     self.tail = (self.tail + message.data[-_TAIL:])[-_TAIL:]
 

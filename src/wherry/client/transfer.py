@@ -19,7 +19,6 @@ from wherry.client.leases import Leases
 from wherry.client.streams import Receiver, Stream, open_stream, send_bytes
 from wherry.errors import DataLoss, InvalidArgument, Unimplemented
 from wherry.oci.platform import Platform
-from wherry.registry.docker_config import IDENTITY_TOKEN, REGISTRY_TOKEN
 from wherry.rpc.channel import Stub
 from wherry.rpc.context import metadata_for
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
     from wherry.api.services.images.v1.images_pb2 import Image
     from wherry.api.types.transfer.transfer_pb2 import Progress as Progress
-    from wherry.registry.docker_config import Credentials
+    from wherry.registry.options import Credentials
     from wherry.rpc.channel import Channel
 
     #: Takes the name of a registry's host and the image's reference; returns what to say there. Called in a thread.
@@ -299,12 +298,10 @@ async def _answer(stream: Stream, provider: CredentialProvider) -> None:
 def _auth_response(credentials: Credentials | None) -> transfer_pb2.AuthResponse:
     if credentials is None:
         return transfer_pb2.AuthResponse(authType=transfer_pb2.NONE)
-    if credentials.kind == REGISTRY_TOKEN:
-        return transfer_pb2.AuthResponse(authType=transfer_pb2.HEADER, secret=f"Bearer {credentials.secret}")
-    if credentials.kind == IDENTITY_TOKEN:
-        return transfer_pb2.AuthResponse(authType=transfer_pb2.REFRESH, secret=credentials.secret)
     return transfer_pb2.AuthResponse(
-        authType=transfer_pb2.CREDENTIALS, username=credentials.username, secret=credentials.secret
+        authType=credentials.kind.name,
+        username=credentials.username,
+        secret=credentials.secret,
     )
 
 

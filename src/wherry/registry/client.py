@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 from wherry.registry import hosts, reference
 from wherry.registry.options import AskCredentials, Credentials, CredentialsKind, Options
 from wherry.registry.repository import Repository
+from wherry.registry.request import Request
 
 if TYPE_CHECKING:
     from wherry.registry.transport import Transport
@@ -42,6 +43,18 @@ class Client:
         if self._transport is None:
             raise RuntimeError("the client is not open")
         return Repository(reference.parse(text), self._transport, self._find)
+
+    async def check(self, registry: str) -> None:
+        """Return if a registry ("docker.io", "localhost:5000") takes the credentials, or wants none; its mirrors are not
+        asked. Unauthenticated if it does not take them; FailedPrecondition or NotFound for what is no registry;
+        Unavailable."""
+        if self._transport is None:
+            raise RuntimeError("the client is not open")
+        host = (await self._find(registry))[-1]
+        about = f"registry {registry}"
+        await self._transport.exchange(
+            Request(about=about, method="GET", host=host, path=("",), reference=f"{registry}/")
+        )
 
     async def _find(self, registry: str) -> list[hosts.Host]:
         """Return the hosts of a registry, which are read once."""

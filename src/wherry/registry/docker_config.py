@@ -11,6 +11,7 @@ import os
 from base64 import b64decode, b64encode
 
 from wherry.errors import FailedPrecondition, InvalidArgument, Unavailable
+from wherry.registry.options import Credentials, CredentialsKind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,42 +24,16 @@ _HUB_NAMES = frozenset(
     ("docker.io", "index.docker.io", "registry-1.docker.io", "www.docker.io", "registry.hub.docker.com")
 )
 
-PASSWORD = "password"  # noqa: S105
-#: A refresh token, to be exchanged at the registry's token server ("identitytoken").
-IDENTITY_TOKEN = "identity token"  # noqa: S105
-#: A bearer token, to be sent as it is ("registrytoken").
-REGISTRY_TOKEN = "registry token"  # noqa: S105
-
 #: The user name by which credential helpers mark an identity token.
 _TOKEN_USER = "<token>"  # noqa: S105
+
+_BEARER = "Bearer "
 
 #: Seconds that a credential helper may take. It may ask its user for a passphrase.
 _HELPER_TIMEOUT = 300.0
 
 #: What helpers say of what they do not have (docker-credential-helpers, credentials/error.go).
 _HELPER_NOT_FOUND = "credentials not found in native keychain"
-
-
-class Credentials:
-    """What to say to a registry: a user's password, or a token."""
-
-    __slots__ = ("kind", "secret", "username")
-
-    def __init__(self, username: str, secret: str, kind: str = PASSWORD) -> None:
-        self.username = username
-        self.secret = secret
-        #: PASSWORD, IDENTITY_TOKEN or REGISTRY_TOKEN.
-        self.kind = kind
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Credentials):
-            return NotImplemented
-        return (self.username, self.secret, self.kind) == (other.username, other.secret, other.kind)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"Credentials({self.username!r}, …, {self.kind!r})"
 
 
 def find(host: str, repository: str = "", environment: Mapping[str, str] = os.environ) -> Credentials | None:
@@ -153,12 +128,13 @@ class DockerConfig:
             _store(helper, key, credentials)
             auths[key] = {}  # for those who list where one is logged in
         else:
-            pair = f"{credentials.username}:{credentials.secret if credentials.kind == PASSWORD else ''}"
+            is_password = credentials.kind is CredentialsKind.CREDENTIALS
+            pair = f"{credentials.username}:{credentials.secret if is_password else ''}"
             auths[key] = {"auth": b64encode(pair.encode()).decode()}
-            if credentials.kind == IDENTITY_TOKEN:
+            if credentials.kind is CredentialsKind.REFRESH:
                 auths[key]["identitytoken"] = credentials.secret
-            elif credentials.kind == REGISTRY_TOKEN:
-                auths[key]["registrytoken"] = credentials.secret
+            elif credentials.kind is CredentialsKind.HEADER:
+                auths[key]["registrytoken"] = credentials.secret.removeprefix(_BEARER)
         self._write()
         return f"docker-credential-{helper}" if helper else self.path
 
@@ -207,9 +183,9 @@ class DockerConfig:
         username, password = _pair(entry.get("auth"), where)
         username = username or str(entry.get("username") or "")
         if entry.get("identitytoken"):
-            return Credentials(username, str(entry["identitytoken"]), IDENTITY_TOKEN)
+            return Credentials(username, str(entry["identitytoken"]), CredentialsKind.REFRESH)
         if entry.get("registrytoken"):
-            return Credentials(username, str(entry["registrytoken"]), REGISTRY_TOKEN)
+            return Credentials(username, _BEARER + str(entry["registrytoken"]), CredentialsKind.HEADER)
         password = password or str(entry.get("password") or "")
         return Credentials(username, password) if username or password else None
 
@@ -255,11 +231,13 @@ def _get(helper: str, key: str) -> Credentials | None:
         ) from None
     if not secret:
         return None
-    return Credentials("", secret, IDENTITY_TOKEN) if username == _TOKEN_USER else Credentials(username, secret)
+    return (
+        Credentials("", secret, CredentialsKind.REFRESH) if username == _TOKEN_USER else Credentials(username, secret)
+    )
 
 
 def _store(helper: str, key: str, credentials: Credentials) -> None:
-    username = _TOKEN_USER if credentials.kind == IDENTITY_TOKEN else credentials.username
+    username = _TOKEN_USER if credentials.kind is CredentialsKind.REFRESH else credentials.username
     document = {"ServerURL": key, "Username": username, "Secret": credentials.secret}
     _call(helper, "store", json.dumps(document))
 
