@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.harness.certificates import Authority
 from tests.registry.hostile import Hostile
 from wherry.registry.client import Client, Options
 
@@ -26,6 +29,21 @@ async def hostile() -> AsyncIterator[Hostile]:
 async def other() -> AsyncIterator[Hostile]:
     """Another server: another origin, since it has another port."""
     async with Hostile() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+async def encrypted(authority: Authority, tmp_path: Path) -> AsyncIterator[Hostile]:
+    """A server that speaks TLS, with a certificate of the authority's."""
+    made = authority.sign("hostile", "IP:127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made.certificate, made.key)
+    async with Hostile(tls=context) as server:
         yield server
 
 

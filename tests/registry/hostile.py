@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import ssl
 import threading
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -189,6 +190,7 @@ def _begin(asked: Asked) -> int:
 class Hostile:
     """The server, on a free port."""
 
+    tls: ssl.SSLContext | None = None
     asked: list[Asked] = field(default_factory=list)
     #: Of all bodies so far.
     sent: int = 0
@@ -199,7 +201,7 @@ class Hostile:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}"
+        return f"{'https' if self.tls else 'http'}://{self.host}"
 
     def on(self, method: str, path: str, *behaviours: Behaviour) -> None:
         """Say how requests of a path are answered: one behaviour each, the last for all further ones."""
@@ -218,7 +220,7 @@ class Hostile:
         )
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20, ssl=self.tls)
         self.host = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
@@ -285,9 +287,13 @@ async def _body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> byt
 
 
 def reads_itself(behaviour: Behaviour) -> Behaviour:
-    """Mark a behaviour that reads the request's body from the connection, as far as it likes."""
-    behaviour.reads = True  # type: ignore[attr-defined]
-    return behaviour
+    """Have a behaviour read the request's body from the connection, as far as it likes."""
+
+    async def behave(asked: Asked, connection: Connection) -> None:
+        await behaviour(asked, connection)
+
+    behave.reads = True  # type: ignore[attr-defined]
+    return behave
 
 
 def refuse_amid(after: int) -> Behaviour:

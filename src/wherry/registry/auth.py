@@ -140,7 +140,7 @@ class Authorizer:
         if challenge.scheme == "basic":
             if not credentials.secret:
                 return ""
-            return _basic(credentials)
+            return basic(credentials.username, credentials.secret)
         return f"Bearer {await self._token(request, server, challenge, credentials, used)}"
 
     async def _asked(self, request: Request, server: str) -> Credentials:
@@ -205,7 +205,7 @@ class Authorizer:
         headers = {}
         if credentials.secret:
             query.insert(0, ("account", credentials.username))
-            headers["Authorization"] = _basic(credentials)
+            headers["Authorization"] = basic(credentials.username, credentials.secret)
         url = f"{asked.url}{'&' if '?' in asked.url else '?'}{urllib.parse.urlencode(query)}" if query else asked.url
         return await self._exchange(replace(asked, url=url, headers=headers), _MAX_TOKEN)
 
@@ -225,8 +225,9 @@ def _repository(request: Request) -> str:
     return f"{path}/{name.partition(':')[0]}"
 
 
-def _basic(credentials: Credentials) -> str:
-    return "Basic " + base64.b64encode(f"{credentials.username}:{credentials.secret}".encode()).decode()
+def basic(username: str, password: str) -> str:
+    """Return a header of the scheme Basic."""
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
 
 
 def _header_text(text: str, request: Request) -> str:

@@ -23,7 +23,7 @@ from yarl import URL
 from wherry import __version__
 from wherry.errors import Error, FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
 from wherry.registry import failures, proxies
-from wherry.registry.auth import Authorizer
+from wherry.registry.auth import Authorizer, basic
 from wherry.registry.failures import Interrupted, Unreachable
 from wherry.registry.hosts import Tls
 from wherry.registry.options import Options
@@ -258,7 +258,11 @@ class Transport:
         proxy = host.proxy or proxies.proxy(url)
         arguments: dict[str, object] = {}
         if proxy:
-            arguments = _proxy_arguments(proxy)
+            arguments["proxy"], authorization = _proxy(proxy)
+            if authorization and parts.scheme == "http":
+                headers["Proxy-Authorization"] = authorization
+            elif authorization:
+                arguments["proxy_headers"] = {"Proxy-Authorization": authorization}
         if parts.scheme == "https":
             tls = host.tls if parts.netloc == host.address else Tls(host.tls.skip_verify, host.tls.ca)
             arguments["ssl"] = await self._contexts.get(tls)
@@ -349,15 +353,16 @@ class _Upload:
             self._timeout.reschedule(when)
 
 
-def _proxy_arguments(proxy: str) -> dict[str, object]:
+def _proxy(proxy: str) -> tuple[str, str]:
+    """Return a proxy's address and the header that tells it who asks, "" if nobody in particular."""
     parts = urllib.parse.urlsplit(proxy)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InvalidArgument(f"proxy {shown(proxy)}: http://HOST:PORT or https://HOST:PORT is expected")
-    arguments: dict[str, object] = {"proxy": f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"}
+    authorization = ""
     if parts.username is not None:
         user, password = (urllib.parse.unquote(each or "") for each in (parts.username, parts.password))
-        arguments["proxy_auth"] = aiohttp.BasicAuth(user, password)
-    return arguments
+        authorization = basic(user, password)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", authorization
 
 
 def _failure(about: str, error: Exception) -> Error:
