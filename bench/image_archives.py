@@ -11,6 +11,7 @@ import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO, cast
 
 #: What the tree of issue 5 has: 448 MB in 12,366 entries.
 _PACKAGES = "python3,perl,git,gcc"
@@ -75,11 +76,14 @@ def _cuts(tree: Path, layers: int) -> list[set[str]]:
 def _layer(tree: Path, names: set[str]) -> tuple[bytes, str]:
     """Return a layer, compressed, and the digest of its tar."""
     plain, packed = hashlib.sha256(), io.BytesIO()
-    with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=6, mtime=0) as compressed:
-        with tarfile.open(tree) as source, tarfile.open(fileobj=_Tee(compressed, plain), mode="w|") as target:
-            for member in _members(source):
-                if member.name in names:
-                    target.addfile(member, source.extractfile(member) if member.isreg() else None)
+    with (
+        gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=6, mtime=0) as compressed,
+        tarfile.open(tree) as source,
+        tarfile.open(fileobj=cast("BinaryIO", _Tee(compressed, plain)), mode="w|") as target,
+    ):
+        for member in _members(source):
+            if member.name in names:
+                target.addfile(member, source.extractfile(member) if member.isreg() else None)
     return packed.getvalue(), f"sha256:{plain.hexdigest()}"
 
 

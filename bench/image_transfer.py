@@ -11,13 +11,14 @@ Each time includes `sync -f` of the daemon's root. Medians in seconds and their 
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -115,9 +116,9 @@ def sides(daemons: Daemons) -> list[Side]:
     ]
 
 
-def alternate(count: int, cases: list[Callable[[], float]]) -> list[float]:
-    """Return each case's median over rounds in which every case has its turn; one round warms the caches."""
-    rounds = [[case() for case in cases] for _ in range(count + 1)][1:]
+def alternate(count: int, sides: Sequence[Side], command: Callable[[Side], list[str]], name: str) -> list[float]:
+    """Return each side's median over rounds in which both have their turns; one round warms the caches."""
+    rounds = [[side.time(command(side), name) for side in sides] for _ in range(count + 1)][1:]
     return [statistics.median(values) for values in zip(*rounds, strict=True)]
 
 
@@ -141,8 +142,8 @@ def main() -> None:
         print("| | containerd | wherry | ratio |\n|---|---|---|---|")
         for part, what, archive in (("a", "import, 8 layers", eight), ("b", "import, 1 layer", one)):
             if part in options.parts:
-                cases = [lambda side=side, file=archive: side.time(side.bring(file), _NAME) for side in (theirs, ours)]
-                row(what, "s", *alternate(options.count, cases))
+                bring = functools.partial(Side.bring, archive=archive)
+                row(what, "s", *alternate(options.count, (theirs, ours), bring, _NAME))
         if "c" in options.parts:
             server = undo.enter_context(registry(kept))
             reference = f"{server.host}/debian-tree:8"
@@ -150,8 +151,8 @@ def main() -> None:
                 ["skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci-archive:{eight}", f"docker://{reference}"],
                 check=True,
             )
-            cases = [lambda side=side: side.time(side.pull(reference), reference) for side in (theirs, ours)]
-            row("pull, 8 layers", "s", *alternate(options.count, cases))
+            both = alternate(options.count, (theirs, ours), lambda side: side.pull(reference), reference)
+            row("pull, 8 layers", "s", *both)
         if "d" in options.parts:
             memory = [("8 layers", eight), ("1 layer", one)]
             memory += [(f"{size} MB", image(random_tree(kept, size * 10**6), 4, _NAME)) for size in (100, 2000)]

@@ -44,7 +44,7 @@ async def _fill(root: Path) -> None:
 
     await database.write(fill)
 
-    overlayfs = snapshotters(database, os.fspath(root), _no_copy)["overlayfs"]
+    overlayfs = snapshotters(database, os.fspath(root), _no_copy, _no_settling)["overlayfs"]
     for name in ("kept", "garbage"):
         parent = ""
         for number in range(3):
@@ -58,6 +58,10 @@ async def _fill(root: Path) -> None:
 
 async def _no_copy(*_arguments: object) -> None:
     raise AssertionError("overlayfs copies nothing")
+
+
+async def _no_settling(*_arguments: object) -> None:
+    raise AssertionError("no layer is applied here")
 
 
 def _count(path: Path) -> int:

@@ -45,7 +45,7 @@ class Client:
         return Repository(reference.parse(text), self._transport, self._find)
 
     async def check(self, registry: str) -> None:
-        """Return if a registry ("docker.io", "localhost:5000") takes the credentials, or wants none; its mirrors are not
+        """Return if a registry ("docker.io", "localhost:5000") takes the credentials, or wants none; mirrors are not
         asked. Unauthenticated if it does not take them; FailedPrecondition or NotFound for what is no registry;
         Unavailable."""
         if self._transport is None:
