@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 _SNAPSHOT_REF = "containerd.io/snapshot.ref"
 _UNCOMPRESSED = "containerd.io/uncompressed"
 _SNAPSHOTTERS = "io.containerd.snapshotter.v1"
-_REBASE = "rebase"
+#: What snapshotters that can do it say; erofs says so to those alone who show it what a layer removes, as we do.
+_REBASE = frozenset(("rebase", "wherry/rebase"))
 
 #: Waits until a layer's blob is there, or raises why it will not be.
 Ready = Callable[[Descriptor], Awaitable[None]]
@@ -116,7 +117,7 @@ class Unpacker:
         filters = [f"type=={_SNAPSHOTTERS},id=={self._snapshots.snapshotter}"]
         request = introspection_pb2.PluginsRequest(filters=filters)
         response = await stub.plugins(request, metadata=self._metadata)
-        return any(_REBASE in plugin.capabilities for plugin in response.plugins)
+        return any(_REBASE & set(plugin.capabilities) for plugin in response.plugins)
 
     async def _holds(self, chain: str) -> bool:
         """Tell whether a snapshot is there, and have the lease hold it: it may be collected at any moment else."""
