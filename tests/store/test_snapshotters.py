@@ -48,6 +48,16 @@ def test_all_work_there(wherryd_on_btrfs: Wherryd) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("snapshotter", "listed"), [("overlayfs", "rebase"), ("native", ""), ("btrfs", ""), ("erofs", "wherry/rebase")]
+)
+def test_what_they_can(snapshotter: str, listed: str, wherryd_on_btrfs: Wherryd) -> None:
+    """containerd's clients apply layers apart where they see `rebase`, and only for overlayfs to an upper directory."""
+    details = wherryd_on_btrfs.ctr("plugins", "ls", "--detailed", f"id=={snapshotter}").check().text
+    found = [line.split()[1:] for line in details.splitlines() if line.startswith("Capabilities:")]
+    assert found == ([[listed]] if listed else [])
+
+
 @pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
 def test_a_container_by_ctr_and_wherry(snapshotter: str, wherryd_on_btrfs: Wherryd, busybox_archive: Path) -> None:
     daemon = wherryd_on_btrfs

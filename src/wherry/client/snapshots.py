@@ -81,11 +81,9 @@ class Snapshots:
         request = snapshots_pb2.MountsRequest(snapshotter=await self._name(), key=key)
         return list((await self._stub.mounts(request, metadata=self._metadata)).mounts)
 
-    async def commit(self, name: str, key: str, labels: Mapping[str, str] | None = None, parent: str = "") -> None:
-        """Turn a writable snapshot into a committed one. AlreadyExists if the name is in use.
-
-        One that was prepared on nothing is put on `parent`, if the snapshotter has the capability "rebase".
-        """
+    async def commit(self, name: str, key: str, labels: Mapping[str, str] | None = None, *, parent: str = "") -> None:
+        """Turn a writable snapshot into a committed one, on another parent if one is named: a snapshotter with the
+        capability `rebase` does that for one without any. AlreadyExists if the name is in use."""
         request = snapshots_pb2.CommitSnapshotRequest(
             snapshotter=await self._name(), name=name, key=key, labels=labels, parent=parent
         )

@@ -18,7 +18,7 @@ from wherry.linux.tree import Usage
 from wherry.store import filters, labels, leases, namespaces
 from wherry.store.database import Database
 from wherry.store.ingest import to_the_end
-from wherry.store.snapshots.backend import REBASE, Backend
+from wherry.store.snapshots.backend import REBASE, REBASE_OF_UPPER, Backend
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Snapshotter:
 
     @property
     def capabilities(self) -> Sequence[str]:
-        """What the back end can do beyond what all can: "rebase"."""
+        """What the back end can do beyond what all can: "rebase", "wherry/rebase"."""
         return self._backend.capabilities
 
     async def prepare(
@@ -175,7 +175,7 @@ class Snapshotter:
     ) -> None:
         """Make an active snapshot a committed one of another name, with these labels alone.
 
-        One that was made without a parent can be given one, if the back end has the capability "rebase".
+        One that was made without a parent can be given one, if the back end can rebase.
 
         AlreadyExists if the name is taken, NotFound without the active one or the parent, FailedPrecondition for a
         view or a committed one and for a parent that is not committed. InvalidArgument for a parent other than the
@@ -243,7 +243,7 @@ class Snapshotter:
             raise NotFound(f"parent snapshot {parent} does not exist")
         if new["kind"] != Kind.COMMITTED:
             raise FailedPrecondition(f'failed to commit snapshot: parent "{parent}" is not committed')
-        if REBASE not in self._backend.capabilities:
+        if not {REBASE, REBASE_OF_UPPER} & set(self._backend.capabilities):
             raise InvalidArgument(
                 f'snapshot "{key}" cannot be given the parent "{parent}" on commit: snapshotter {self.name} cannot'
                 " rebase; prepare it on the parent"
