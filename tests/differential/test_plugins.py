@@ -13,6 +13,7 @@ from tests.differential.transcript import Side, differential
 LOOKED_UP = (
     "type==io.containerd.snapshotter.v1, id==overlayfs",
     "type==io.containerd.snapshotter.v1,id==native",
+    "type==io.containerd.snapshotter.v1,id==btrfs",
     "type==io.containerd.content.v1",
     "type==io.containerd.differ.v1,id==walking",
     "type==io.containerd.runtime.v1",
@@ -30,10 +31,10 @@ def test_list(side: Side, flags: tuple[str, ...]) -> None:
     side.ctr("plugins", "ls", *flags)
 
 
-@pytest.mark.parametrize("name", ["overlayfs", "content"])
+@pytest.mark.parametrize("name", ["overlayfs", "btrfs", "content"])
 @differential
 def test_details(side: Side, name: str) -> None:
-    """What a snapshotter can do, and where the content lies."""
+    """What a snapshotter can do, why one does not work here, and where the content lies."""
     side.ctr("plugins", "ls", "--detailed", f'id=={name},type~="io.containerd.(snapshotter|content).v1"')
 
 

@@ -227,6 +227,23 @@ async def test_an_image_that_cannot_be_made(stores: Stores, monkeypatch: pytest.
     await snapshotter.commit("n", "one", "k")
 
 
+async def test_a_snapshot_whose_mounts_cannot_be_made_is_none(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshotter = stores.snapshotters[EROFS]
+    top = await fill(snapshotter)
+    image = Path(snapshotter.root, "snapshots/2/layer.erofs")
+    content = image.read_bytes()
+    image.write_bytes(bytes(len(content)))
+    with pytest.raises(OSError, match="Invalid argument"):
+        await snapshotter.prepare("n", "k", top)
+    with pytest.raises(NotFound):
+        snapshotter.stat("n", "k")
+    await snapshotter.close()
+    assert directories(snapshotter) == ["1", "2", "3"]
+    assert mounted(snapshotter) == leaks.remaining(lambda: loop_devices(stores.directory)) == []
+    image.write_bytes(content)
+    await snapshotter.prepare("n", "k", top)
+
+
 async def test_a_name_that_is_too_long_for_mkfs(stores: Stores) -> None:
     snapshotter = stores.snapshotters[EROFS]
     (mount,) = await snapshotter.prepare("n", "k")

@@ -23,6 +23,9 @@ from wherry.api.wellknown_pb2 import FieldMask
 from wherry.errors import AlreadyExists, NotFound
 from wherry.linux.mount import Mount, read_only
 from wherry.linux.tree import usage
+from wherry.store.snapshots import overlay
+from wherry.store.snapshots.overlay import Overlay
+from wherry.store.snapshots.overlayfs import Overlayfs
 from wherry.store.snapshots.snapshotter import VOLATILE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
@@ -473,3 +476,27 @@ async def test_garbage_is_collected_with_its_files_and_announced(stores: Stores)
         ("/snapshot/remove", kind + "Remove"),
         ("/snapshot/remove", kind + "Remove"),
     ]
+
+
+async def test_options_of_a_system_that_has_turned_things_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer is complete in itself: what redirects and copies of metadata leave in it would not be."""
+    parameters = tmp_path / "parameters"
+    parameters.mkdir()
+    for name, value in (("index", "Y"), ("redirect_dir", "Y"), ("metacopy", "N")):
+        (parameters / name).write_text(f"{value}\n")
+    plain = Overlay(str(tmp_path)).mount(["/l2", "/l1"], "/u", "/w")
+    assert plain.options == ["index=off", "workdir=/w", "upperdir=/u", "lowerdir=/l2:/l1"]
+    monkeypatch.setattr(overlay, "_PARAMETERS", str(parameters))
+    assert Overlay(str(tmp_path)).mount(["/l1"]).options == ["index=off", "redirect_dir=off", "lowerdir=/l1"]
+
+
+async def test_in_a_user_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unused(*_arguments: object) -> None:
+        raise AssertionError
+
+    assert Overlayfs(str(tmp_path), unused).capabilities == ("rebase",)
+    monkeypatch.setattr(overlay, "in_initial_user_namespace", lambda: False)
+    backend = Overlayfs(str(tmp_path), unused)
+    assert backend.capabilities == ()
+    (mount,) = await backend.mounts(3, [2, 1], active=True, volatile=False)
+    assert mount.options[:2] == ["index=off", "userxattr"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import stat
@@ -47,6 +48,16 @@ def test_all_work_there(wherryd_on_btrfs: Wherryd) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("snapshotter", "listed"), [("overlayfs", "rebase"), ("native", ""), ("btrfs", ""), ("erofs", "wherry/rebase")]
+)
+def test_what_they_can(snapshotter: str, listed: str, wherryd_on_btrfs: Wherryd) -> None:
+    """containerd's clients apply layers apart where they see `rebase`, and only for overlayfs to an upper directory."""
+    details = wherryd_on_btrfs.ctr("plugins", "ls", "--detailed", f"id=={snapshotter}").check().text
+    found = [line.split()[1:] for line in details.splitlines() if line.startswith("Capabilities:")]
+    assert found == ([[listed]] if listed else [])
+
+
 @pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
 def test_a_container_by_ctr_and_wherry(snapshotter: str, wherryd_on_btrfs: Wherryd, busybox_archive: Path) -> None:
     daemon = wherryd_on_btrfs
@@ -66,6 +77,31 @@ def test_a_container_by_ctr_and_wherry(snapshotter: str, wherryd_on_btrfs: Wherr
     for other in SNAPSHOTTERS:
         keys = daemon._snapshots(other, namespace)
         assert len(keys) == (3 if other == snapshotter else 0)
+
+
+@pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
+def test_what_a_container_changed(snapshotter: str, wherryd_on_btrfs: Wherryd, busybox_archive: Path) -> None:
+    """A layer made of a container's root, applied again, and mounted by ctr."""
+    daemon = wherryd_on_btrfs
+    namespace, id = daemon.namespace(), daemon.id()
+    flags = ("--snapshotter", snapshotter)
+    daemon.ctr("images", "import", *flags, busybox_archive, namespace=namespace).check()
+    script = "echo new >/etc/new; rm /bin/vi"
+    daemon.ctr("run", *flags, BUSYBOX, id, "sh", "-c", script, namespace=namespace).check()
+    layer = daemon.ctr("snapshots", *flags, "diff", id, namespace=namespace).check().output
+    with tarfile.open(fileobj=io.BytesIO(layer)) as tar:
+        assert {"etc/new", "bin/.wh.vi"} <= set(tar.getnames())
+    at = daemon.directory / "at"
+    at.mkdir(exist_ok=True)
+    mount = daemon.ctr("snapshots", *flags, "mounts", at, id, namespace=namespace).check().text
+    subprocess.run(mount, shell=True, check=True)
+    try:
+        assert (at / "etc/new").read_text() == "new\n" and not (at / "bin/vi").exists()
+    finally:
+        subprocess.run(["umount", at], check=True)
+    daemon.ctr("images", "mount", *flags, BUSYBOX, at, namespace=namespace).check()
+    assert (at / "bin/vi").exists() and not (at / "etc/new").exists()
+    daemon.ctr("images", "unmount", *flags, "--rm", at, namespace=namespace).check()
 
 
 @pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)

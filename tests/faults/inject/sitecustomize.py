@@ -47,6 +47,16 @@ STEPS = {
         "Creation.finish",
     ),
     "wherry.runc.exec": ("Execution._launch", "Execution.finish"),
+    "wherry.store.snapshots.directories": ("Directories.place", "Directories.retire", "Directories._delete"),
+    "wherry.store.snapshots.btrfs": ("Subvolumes.fill", "Subvolumes._delete", "Btrfs.commit"),
+    "wherry.store.snapshots.erofs": (
+        "Erofs._make_image",
+        "_place_image",
+        "Erofs.commit",
+        "Erofs.committed",
+        "Erofs._mount_image",
+        "Erofs._unmount_images",
+    ),
 }
 
 

@@ -12,6 +12,10 @@ from wherry.store.snapshots.directories import Directories
 #: A capability, by containerd 2.2's name: an active snapshot without a parent is given one when it is committed.
 REBASE = "rebase"
 
+#: The same, for who applies such a layer to an overlay that has nothing but `upperdir`, as containerd's clients do for
+#: the name overlayfs alone: applied to the bind, what it removes of the layers below would come to nothing.
+REBASE_OF_UPPER = "wherry/rebase"
+
 #: A file in an active snapshot's directory: what its layer needs of the layers below, written by whoever applied it
 #: without them.
 PENDING = "pending.json"

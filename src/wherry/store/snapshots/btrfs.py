@@ -22,7 +22,7 @@ class Subvolumes(Directories):
     def fill(self, reserved: str, parent: int | None) -> None:
         """Make a subvolume at a reserved path, from its parent's if it has one. Raises OSError.
 
-        A parent has been committed: from now on nobody writes to it any more, by whatever mount.
+        A parent has been committed: nobody writes to it any more, by whatever mount.
         """
         name = os.path.basename(reserved)
         with self._opened() as directory:
@@ -30,10 +30,15 @@ class Subvolumes(Directories):
                 btrfs.create(name, directory)
                 os.chmod(reserved, 0o755)  # noqa: S103 — it is the root of a file system
                 return
+            self.make_read_only(parent)  # the daemon may have died before it had
             with self._opened(str(parent)) as source:
-                if not btrfs.is_read_only(source):
-                    btrfs.make_read_only(source)
                 btrfs.snapshot(source, name, directory)
+
+    def make_read_only(self, id: int) -> None:
+        """Let nobody write to a snapshot's subvolume any more. Raises OSError."""
+        with self._opened(str(id)) as subvolume:
+            if not btrfs.is_read_only(subvolume):
+                btrfs.make_read_only(subvolume)
 
     def subvolume_id(self, id: int) -> int:
         """Return the number of a snapshot's subvolume. Raises OSError."""
@@ -110,3 +115,7 @@ class Btrfs(Backend):
         usage = await self.usage(id, parents)
         await self.directories.sync()
         return usage
+
+    async def committed(self, id: int) -> None:
+        """Make the subvolume read-only."""
+        await in_thread(lambda: self._subvolumes.make_read_only(id))

@@ -25,7 +25,7 @@ from wherry.linux import mount, tree
 from wherry.linux.mount import Mount
 from wherry.linux.tree import Usage
 from wherry.store.ingest import in_thread
-from wherry.store.snapshots.backend import PENDING, REBASE, Backend, Settle, UnsupportedError
+from wherry.store.snapshots.backend import PENDING, REBASE_OF_UPPER, Backend, Settle, UnsupportedError
 from wherry.store.snapshots.directories import Directories
 from wherry.store.snapshots.overlay import Overlay
 from wherry.store.snapshots.overlayfs import copy_root, is_pending, make_upper
@@ -51,7 +51,7 @@ _NAME_MAX = 255
 class Erofs(Backend):
     """Directories `fs` and `work` for each active snapshot, and a file `layer.erofs` for each committed one."""
 
-    capabilities = (REBASE,)
+    capabilities = (REBASE_OF_UPPER,)
 
     def __init__(self, root: str, settle: Settle) -> None:
         """UnsupportedError, with the reason, where this system cannot make or mount images. Raises OSError."""

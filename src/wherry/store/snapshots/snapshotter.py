@@ -18,7 +18,7 @@ from wherry.linux.tree import Usage
 from wherry.store import filters, labels, leases, namespaces
 from wherry.store.database import Database
 from wherry.store.ingest import to_the_end
-from wherry.store.snapshots.backend import REBASE, Backend
+from wherry.store.snapshots.backend import REBASE, REBASE_OF_UPPER, Backend
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Snapshotter:
 
     @property
     def capabilities(self) -> Sequence[str]:
-        """What the back end can do beyond what all can: "rebase"."""
+        """What the back end can do beyond what all can: "rebase", "wherry/rebase"."""
         return self._backend.capabilities
 
     async def prepare(
@@ -134,7 +134,11 @@ class Snapshotter:
             if made is not None:
                 await self._backend.directories.remove_new(made)
             raise
-        return await self._backend.mounts(number, parents, active=active, volatile=bool(new.get(VOLATILE)))
+        try:
+            return await self._backend.mounts(number, parents, active=active, volatile=bool(new.get(VOLATILE)))
+        except BaseException:
+            await self.remove(namespace, key, lease)
+            raise
 
     def _check_new(self, query: _Query, namespace: str, key: str, parent: str, target: str) -> list[int] | None:
         """Return the ids of the parents of a snapshot that is to be made; None if its target is there already."""
@@ -171,7 +175,7 @@ class Snapshotter:
     ) -> None:
         """Make an active snapshot a committed one of another name, with these labels alone.
 
-        One that was made without a parent can be given one, if the back end has the capability "rebase".
+        One that was made without a parent can be given one, if the back end can rebase.
 
         AlreadyExists if the name is taken, NotFound without the active one or the parent, FailedPrecondition for a
         view or a committed one and for a parent that is not committed. InvalidArgument for a parent other than the
@@ -212,8 +216,12 @@ class Snapshotter:
             self._lease(connection, namespace, lease, name)
 
         await to_the_end(self._database.write(change))
-        await self._backend.committed(number)
-        await self._backend.release(self._in_use)
+        try:
+            await self._backend.committed(number)
+        except OSError as error:
+            # What is left is removed when the daemon starts.
+            log.warning("what an active snapshot has beyond a committed one: %s", error)
+        await self._let_go()
 
     def _check_commit(
         self, query: _Query, namespace: str, name: str, key: str, parent: str
@@ -235,7 +243,7 @@ class Snapshotter:
             raise NotFound(f"parent snapshot {parent} does not exist")
         if new["kind"] != Kind.COMMITTED:
             raise FailedPrecondition(f'failed to commit snapshot: parent "{parent}" is not committed')
-        if REBASE not in self._backend.capabilities:
+        if not {REBASE, REBASE_OF_UPPER} & set(self._backend.capabilities):
             raise InvalidArgument(
                 f'snapshot "{key}" cannot be given the parent "{parent}" on commit: snapshotter {self.name} cannot'
                 " rebase; prepare it on the parent"
@@ -259,25 +267,33 @@ class Snapshotter:
         row = self._find(self._database.read, namespace, key)
         volatile = row is not None and VOLATILE in labels.decode(row["labels"])
         number = await to_the_end(self._database.write(delete, lasts=not volatile))
-        await self._backend.release(self._in_use)
+        await self._let_go()
         self._remove_in_background(self._backend.directories.retire([number]))
 
     async def discard(self, ids: Sequence[int]) -> None:
         """Remove the files of snapshots whose records are gone."""
-        await self._backend.release(self._in_use)
+        await self._let_go()
         await self._remove(self._backend.directories.retire(ids))
 
     async def collect(self) -> None:
         """Remove every directory that no record stands for: at the start, or when asked to."""
         query = "SELECT id FROM snapshots WHERE snapshotter = ? AND kind = ?"
         await self._backend.recover([row["id"] for row in self._database.read(query, (self.name, Kind.COMMITTED))])
-        await self._backend.release(self._in_use)
+        await self._let_go()
         await self._remove(await self._backend.directories.retire_unknown(self._database, self.name))
 
     async def close(self) -> None:
         """Wait for what goes in the background."""
         while self._removals:
             await asyncio.wait(self._removals)
+
+    async def _let_go(self) -> None:
+        """Have the back end let go of what no snapshot needs for its mounts any more."""
+        try:
+            await self._backend.release(self._in_use)
+        except OSError as error:
+            # What is held yet is let go of with the next one.
+            log.warning("what snapshots that are gone were mounted from: %s", error)
 
     async def _remove(self, retired: Sequence[str]) -> None:
         await to_the_end(self._start_removal(retired))
