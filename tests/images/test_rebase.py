@@ -113,6 +113,14 @@ LAYERS: dict[str, Entries] = {
         entry("hidden/.wh..wh..opq"),
         entry("hidden/sub/new", data=b"1"),
     ],
+    "opaque, with removals before and after": [
+        entry("hidden/.wh.sub"),
+        entry("hidden/.wh..wh..opq"),
+        entry("hidden/.wh.sub"),
+        entry("hidden/.wh.never"),
+    ],
+    "a removal in what is removed": [entry("hidden/sub/.wh.file"), entry(".wh.hidden")],
+    "a removal in what is opaque": [entry("hidden/sub/.wh.file"), entry("hidden/.wh..wh..opq")],
     "removed and made again": [entry(".wh.hidden"), entry("hidden/sub/new", data=b"1")],
     "a file and a directory of one name": [
         entry("hidden", data=b"file"),
