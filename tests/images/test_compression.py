@@ -8,6 +8,7 @@ import os
 import random
 import tempfile
 import tracemalloc
+import zlib
 from collections.abc import Iterator
 
 import pytest
@@ -111,3 +112,30 @@ def test_reading_ahead_stops_when_told() -> None:
         next(iter(layer))
         layer.close()
         assert os.lseek(file.fileno(), 0, os.SEEK_CUR) < 30 << 20
+
+
+def test_without_isal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """zlib does the same, slower."""
+    data = os.urandom(300_000) + b"text " * 200_000
+    output = gzip.compress(data[:1000]) + gzip.compress(data[1000:])
+    monkeypatch.setattr(compression, "_zlib", zlib)
+    assert decompressed(output) == data
+    with pytest.raises(ArchiveError, match="gzip: unexpected end"):
+        decompressed(output[:-3])
+    with pytest.raises(ArchiveError, match="gzip: "):
+        decompressed(output[:-3] + b"abc")
+
+
+def test_reading_ahead_is_bounded() -> None:
+    """However much faster the decoder is than its reader."""
+    with tempfile.TemporaryFile() as file:
+        file.write(compressed(bytes(64 << 20), "gzip"))
+        file.seek(0)
+        tracemalloc.start()
+        layer = DecompressedLayer(File(file.fileno()), compressed=True)
+        try:
+            assert sum(map(len, layer)) == 64 << 20
+            assert tracemalloc.get_traced_memory()[1] < 3 << 20
+        finally:
+            tracemalloc.stop()
+            layer.close()

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -94,6 +95,7 @@ CASES = {
     "no layer": ("application/vnd.oci.image.config.v1+json", LAYER),
     "unknown": ("application/x-tar", LAYER),
     "empty type": ("", LAYER),
+    "encrypted": (OCI + "+gzip+encrypted", LAYER),
 }
 
 
@@ -114,6 +116,13 @@ async def test_errors_of_apply(ours: Client, tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         await ours.diff.apply(api.ApplyRequest(diff=layer, mounts=mounts(tmp_path)), metadata=ours.metadata())
     assert await apply(ours, OCI, b"damaged" * 1000, tmp_path) == "InvalidArgument"
+
+
+@pytest.mark.parametrize("base", [OCI, OCI + "+gzip", OCI + "+zstd", DOCKER + ".gzip"])
+async def test_encrypted_layers_are_refused_by_name(base: str, ours: Client) -> None:
+    layer = Descriptor(media_type=f"{base}+encrypted", digest=digest(LAYER))
+    with pytest.raises(Unknown, match=f"{re.escape(base)}.encrypted: no processor.*wherry has no decoder"):
+        await ours.diff.apply(api.ApplyRequest(diff=layer), metadata=ours.metadata())
 
 
 async def test_diffs_types_and_labels_as_containerd(ours: Client, theirs: Client, tmp_path: Path) -> None:

@@ -8,10 +8,13 @@ import tarfile
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from tests.images.peer import Peer
 from tests.images.trees import Tree, archive, entry, read_tree
 from tests.images.worker import alone, apply, bind, overlay, settle
 from wherry.errors import Error, Unknown
@@ -110,6 +113,14 @@ LAYERS: dict[str, Entries] = {
         entry("hidden/.wh..wh..opq"),
         entry("hidden/sub/new", data=b"1"),
     ],
+    "opaque, with removals before and after": [
+        entry("hidden/.wh.sub"),
+        entry("hidden/.wh..wh..opq"),
+        entry("hidden/.wh.sub"),
+        entry("hidden/.wh.never"),
+    ],
+    "a removal in what is removed": [entry("hidden/sub/.wh.file"), entry(".wh.hidden")],
+    "a removal in what is opaque": [entry("hidden/sub/.wh.file"), entry("hidden/.wh..wh..opq")],
     "removed and made again": [entry(".wh.hidden"), entry("hidden/sub/new", data=b"1")],
     "a file and a directory of one name": [
         entry("hidden", data=b"file"),
@@ -257,3 +268,71 @@ async def test_nothing_below_leads_out(kind: str, tmp_path: Path) -> None:
     with pytest.raises(Unknown, match="hard"):
         await settle(upper, [lower / "fs"])
     assert not (upper / "fs" / "hard").exists()
+
+
+# Any images at all, against containerd.
+
+names = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4).map("/".join)
+kinds = st.sampled_from([tarfile.REGTYPE, tarfile.REGTYPE, D, D, D, S, L, L, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+steps = st.tuples(names, kinds, st.integers(0, 0o7777), st.integers(0, 3), names, st.integers(0, 9))
+removals = st.one_of(st.none(), names, names.map(lambda name: name + "/"))
+
+
+def generated(number: int, made: Sequence[Any], removed: Sequence[str | None]) -> bytes:
+    """A layer: what it removes first, so that nobody can take it to be about the layer itself."""
+    entries = []
+    for name in removed:
+        if name is not None and name.endswith("/"):
+            entries.append(entry(f"{name}.wh..wh..opq"))
+        elif name is not None:
+            head, _, base = name.rpartition("/")
+            entries.append(entry(f"{head}/.wh.{base}" if head else f".wh.{base}"))
+    for name, kind, mode, owner, linkname, age in made:
+        headers = {"mtime": f"{1_000_000_000 + age}.{number}5"}
+        if age == 7:
+            headers["SCHILY.xattr.user.layer"] = str(number)
+        data = b"%d %d" % (number, age) * age if kind == tarfile.REGTYPE else b""
+        info = entry(name, kind, data, mode=mode, uid=owner, linkname=linkname, pax_headers=headers, devmajor=1)
+        entries.append(info)
+    return archive(entries)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(layers=st.lists(st.tuples(st.lists(steps, max_size=9), st.lists(removals, max_size=3)), min_size=2, max_size=4))
+async def test_any_image_side_by_side_as_containerd_in_order(
+    tmp_path_factory: pytest.TempPathFactory, peer: Peer, layers: Sequence[tuple[Sequence[Any], Sequence[str | None]]]
+) -> None:
+    """Every kind of file, removal and link, unpacked last layer first: the tree that containerd makes, in order, of
+    the same image in one directory; and what our own overlay has when it is unpacked in order."""
+    tmp_path = tmp_path_factory.mktemp("any")
+    made = [generated(number, *layer) for number, layer in enumerate(layers)]
+    in_order: list[Path] = []
+    plain, theirs = tmp_path / "plain", tmp_path / "theirs"
+    for directory in (plain, theirs):
+        directory.mkdir()
+    for number, layer in enumerate(made):
+        directory = tmp_path / f"ordered-{number}"
+        try:
+            if in_order:
+                await apply(layer, [overlay(directory, in_order)], tmp_path)
+            else:
+                (directory / "upper").mkdir(parents=True)
+                await apply(layer, [bind(directory / "upper")], tmp_path)
+        except Error:
+            # A layer that is none: side by side it is one neither.
+            with pytest.raises(Error):
+                await side_by_side(made[: number + 1], tmp_path)
+            return
+        in_order.insert(0, directory / "upper")
+    directories = await side_by_side(made, tmp_path)
+    assert without_times(seen(directories, tmp_path / "merged")) == without_times(seen(in_order, tmp_path / "merged"))
+    try:
+        for layer in made:
+            await apply(layer, [bind(plain)], tmp_path)
+            await peer.apply(layer, [bind(theirs)])
+    except Error:
+        return  # a link to a link, or a name through one, that only the merged tree shows
+    assert without_times(read_tree(plain)) == without_times(read_tree(theirs))
+    if not any(kind == S for made, _ in layers for _, kind, *_ in made):
+        # Names that lead through a symbolic link of a lower layer mean a directory in an upper one, here as there.
+        assert without_times(seen(directories, tmp_path / "merged")) == without_times(read_tree(theirs))
