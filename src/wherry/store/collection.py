@@ -62,7 +62,7 @@ class Collected:
     """What a collection took away."""
 
     def __init__(self) -> None:
-        #: Digests that no namespace has any more.
+        #: Digests that no namespace may have any more.
         self.blobs: list[str] = []
         self.ingests: list[int] = []
         #: namespace, snapshotter, key and id of each snapshot.
@@ -211,9 +211,13 @@ def _delete(connection: sqlite3.Connection, node: Node, id: int | None, collecte
         if gone("DELETE FROM leases WHERE namespace = ? AND id = ?"):
             collected.leases.append((namespace, key))
     elif kind == marking.INGESTS:
+        # The blob that it expects may be of a namespace which has it no more.
+        expects = "SELECT expected FROM ingests WHERE namespace = ? AND ref = ? AND expected != ''"
+        expected = [row[0] for row in connection.execute(expects, (namespace, key))]
         if gone("DELETE FROM ingests WHERE namespace = ? AND ref = ? AND id = ?", id):
             assert id is not None
             collected.ingests.append(id)
+            collected.blobs += expected
     elif gone("DELETE FROM snapshots WHERE namespace = ? AND key = ? AND id = ?", id):
         assert id is not None
         collected.snapshots.append((namespace, kind.removeprefix(marking.SNAPSHOTS), key, id))
