@@ -102,7 +102,7 @@ async def _collect_meanwhile(stores: Stores, world: World, rounds: list[list[tup
 
     await stores.database.write(collection._watch)
     await others_write()
-    garbage = marking.mark(stores.database.path, time.time_ns())
+    garbage = marking.Marker(stores.database.path).mark(time.time_ns())
     sweep = collection._Sweep(garbage)
     while not sweep.done and garbage:
         await others_write()

@@ -35,7 +35,7 @@ from collections.abc import Iterator
 from wherry.store import marking
 from wherry.store.database import Database
 from wherry.store.ingest import in_thread
-from wherry.store.marking import Garbage, Node
+from wherry.store.marking import Garbage, Marker, Node
 
 ROOT = marking.ROOT
 EXPIRE = marking.EXPIRE
@@ -84,20 +84,24 @@ class Collected:
         self.images += other.images
 
 
-async def collect(database: Database, collected: Collected | None = None) -> Collected:
-    """Delete the records of what nothing refers to, and return what their files were.
+async def collect(database: Database, collected: Collected | None = None, marker: Marker | None = None) -> Collected:
+    """Delete the records of what nothing refers to, and return what their files were. One at a time, please.
 
-    Whatever is raised, `collected`, if given, holds what has been deleted. One at a time, please.
+    Whatever is raised, `collected`, if given, holds what has been deleted. `marker` is the database's; with None, it is
+    one for this time alone.
     """
+    own = marker or Marker(database.path)
     collected = Collected() if collected is None else collected
     await database.write(_watch, lasts=False, mutates=False)
     try:
-        garbage = await in_thread(lambda: marking.mark(database.path, time.time_ns()))
+        garbage = await in_thread(lambda: own.mark(time.time_ns()))
         if garbage:
             sweep = _Sweep(garbage)
             while not sweep.done:
                 collected.add(await database.write(sweep.step, mutates=False))
     finally:
+        if marker is None:
+            own.close()
         await database.write(_unwatch, lasts=False, mutates=False)
     return collected
 
