@@ -32,7 +32,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 
-from wherry.store import marking
+from wherry.store import labels, marking
 from wherry.store.database import Database
 from wherry.store.ingest import in_thread
 from wherry.store.marking import Garbage, Marker, Node
@@ -185,6 +185,12 @@ def _references(connection: sqlite3.Connection, node: Node) -> Iterator[Node]:
             # A label that leads back makes an edge from another thing to this one.
             if (of_kind, of_key) == (kind, key):
                 yield namespace, to_kind, to_key
+    if table in (marking.CONTENT, marking.IMAGES):
+        labelled = f"SELECT r.labels FROM {table} r WHERE {where} AND instr(r.labels, ?) > 0"  # noqa: S608 — named below
+        for (text,) in connection.execute(labelled, [*parameters, marking.CONDITION]):
+            for label, value in labels.decode(text).items():
+                if label.startswith(marking.CONDITION):  # whether the condition holds or not: the next mark judges
+                    yield namespace, *marking.conditioned(label, value)
 
 
 #: Of each kind's table the column of the key.

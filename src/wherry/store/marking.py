@@ -37,7 +37,7 @@ PREFIX = "containerd.io/gc."
 ROOT = "containerd.io/gc.root"
 EXPIRE = "containerd.io/gc.expire"
 FLAT = "containerd.io/gc.flat"
-_CONDITION = "containerd.io/gc.cond.snapshot"
+CONDITION = "containerd.io/gc.cond.snapshot"
 _USED_AT = "containerd.io/gc.cond.value-usedat"
 
 CONTENT = "content"
@@ -239,7 +239,7 @@ def _conditional(connection: sqlite3.Connection, now: int) -> Iterator[tuple[str
     conditions = [
         (namespace, kind, key, name, value)
         for table in ("content", "images")
-        for namespace, kind, key, name, value in _labels(connection, table, _CONDITION)
+        for namespace, kind, key, name, value in _labels(connection, table, CONDITION)
     ]
     if not conditions:
         return
@@ -248,11 +248,15 @@ def _conditional(connection: sqlite3.Connection, now: int) -> Iterator[tuple[str
         if (at := _nanoseconds(value)) is not None:
             used[namespace, kind, key].append(at)
     for namespace, kind, key, name, value in conditions:
-        snapshotter = name[len(_CONDITION) :].lstrip("./").partition("/")[0]
-        alternatives, bar, snapshot = value.partition("|")
-        times = used.get((namespace, SNAPSHOTS + snapshotter, snapshot), [])
-        if bar and any(_holds(each, now - at) for each in alternatives.split(",") for at in times):
-            yield f"{namespace}\n{kind}\n{key}", f"{namespace}\n{SNAPSHOTS}{snapshotter}\n{snapshot}"
+        to_kind, to_key = conditioned(name, value)
+        times = used.get((namespace, to_kind, to_key), [])
+        if any(_holds(each, now - at) for each in value.partition("|")[0].split(",") for at in times):
+            yield f"{namespace}\n{kind}\n{key}", f"{namespace}\n{to_kind}\n{to_key}"
+
+
+def conditioned(label: str, value: str) -> tuple[str, str]:
+    """Return the kind and key of the snapshot that a label gc.cond.snapshot is about."""
+    return SNAPSHOTS + label[len(CONDITION) :].lstrip("./").partition("/")[0], value.partition("|")[2]
 
 
 def _holds(condition: str, age: float) -> bool:
