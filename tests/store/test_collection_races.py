@@ -20,7 +20,9 @@ from wherry.store import collection, marking
 _numbers = st.integers(0, 6)
 #: What somebody may do: a name of Writer's methods and numbers.
 _actions = st.tuples(
-    st.sampled_from(["image", "hold", "hold_snapshot", "refer", "refer_back", "stand_on", "contain", "write", "root"]),
+    st.sampled_from(
+        ["image", "hold", "hold_snapshot", "refer", "refer_back", "use", "stand_on", "contain", "write", "root"]
+    ),
     _numbers,
     _numbers,
 )
@@ -57,6 +59,10 @@ class Writer:
 
     async def refer_back(self, blob: int, other: int) -> None:
         await self._client.content.update_labels(digest(blob), {f"{GC}bref.content.late": digest(other)})
+
+    async def use(self, blob: int, snapshot: int) -> None:
+        labels = {f"{GC}cond.snapshot.{SNAPSHOTTER}/late": f"usedat<1h,usedat>1h|{key(('snapshot', snapshot))}"}
+        await self._client.content.update_labels(digest(blob), labels)
 
     async def root(self, blob: int, _other: int) -> None:
         await self._client.content.update_labels(digest(blob), {f"{GC}root": "1"})
@@ -102,7 +108,7 @@ async def _collect_meanwhile(stores: Stores, world: World, rounds: list[list[tup
 
     await stores.database.write(collection._watch)
     await others_write()
-    garbage = marking.mark(stores.database.path, time.time_ns())
+    garbage = marking.Marker(stores.database.path).mark(time.time_ns())
     sweep = collection._Sweep(garbage)
     while not sweep.done and garbage:
         await others_write()

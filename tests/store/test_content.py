@@ -22,7 +22,6 @@ from wherry.api.wellknown_pb2 import FieldMask
 from wherry.errors import (
     AlreadyExists,
     Error,
-    FailedPrecondition,
     InvalidArgument,
     NotFound,
     ResourceExhausted,
@@ -540,16 +539,36 @@ async def test_commit_and_deletion_of_one_digest_at_once(stores: Stores) -> None
 
 
 async def test_a_shared_blob_that_goes_before_the_commit(stores: Stores) -> None:
-    async with await stores.content.writer("one", "r") as writer:
-        await writer.write(A)
-        await writer.commit()
+    """An ingest that counts on another namespace's blob keeps its file, for itself alone, as in containerd."""
+
+    async def make(namespace: str) -> None:
+        async with await stores.content.writer(namespace, "r") as writer:
+            await writer.write(A)
+            await writer.commit()
+
+    files = stores.directory / "content/blobs/sha256"
+    await make("one")
     async with await stores.content.writer("two", "r", expected=digest(A)) as writer:
         assert (writer.offset, writer.digest) == (100, digest(A))
         await stores.content.delete("one", digest(A))
-        with pytest.raises(FailedPrecondition, match="removed meanwhile"):
-            await writer.commit()
-    async with await stores.content.writer("two", "r", expected=digest(A)) as writer:
-        assert writer.offset == 0
+        await stores.content.collect()
+        assert not stores.content.has("one", digest(A)) and not stores.content.has("two", digest(A))
+        await writer.commit()
+    fd, size = stores.content.open("two", digest(A))
+    assert (os.read(fd, 200), size) == (A, 100)
+    os.close(fd)
+    async with await stores.content.writer("three", "r", expected=digest(A)):
+        await stores.content.delete("two", digest(A))
+        assert len(os.listdir(files)) == 1
+    await stores.content.abort("three", "r")
+    assert os.listdir(files) == []
+    # And when it is collected.
+    await make("one")
+    async with await stores.content.writer("two", "r", expected=digest(A)):
+        await stores.content.delete("one", digest(A))
+    await stores.database.write(lambda connection: connection.execute("UPDATE ingests SET expires_at = 1"))
+    await stores.collector.collect()
+    assert os.listdir(files) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")

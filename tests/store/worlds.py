@@ -189,8 +189,10 @@ class Maker:
         async def messages() -> AsyncIterator[content_pb2.WriteContentRequest]:
             yield message
 
+        # Without the lease: it is kept for a day, and not until the lease is let go.
+        metadata = Client(self.client.channel, self.client.namespace).metadata
         try:
-            async for _response in self._content.write(messages(), metadata=self.client.metadata):
+            async for _response in self._content.write(messages(), metadata=metadata):
                 pass
         except AlreadyExists:
             pass  # the blob is there

@@ -16,6 +16,7 @@ from wherry.store.collection import Collected
 from wherry.store.content import ContentStore
 from wherry.store.database import Database
 from wherry.store.ingest import to_the_end
+from wherry.store.marking import Marker
 from wherry.store.snapshots import Snapshotter
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Collector:
         self._exchange = exchange
         self._settings = settings or GarbageCollection()
         self._lock = asyncio.Lock()
+        self._marker = Marker(database.path)
         #: Deletions and writes since the last collection began, and what is to look at their number again.
         self._deletions = 0
         self._mutations = 0
@@ -137,7 +139,7 @@ class Collector:
         collected = Collected()
         try:
             try:
-                await collection.collect(self._database, collected)
+                await collection.collect(self._database, collected, self._marker)
             finally:
                 self._ended = time.monotonic()
                 self._took += self._ended - began

@@ -32,10 +32,10 @@ import sqlite3
 import time
 from collections.abc import Iterator
 
-from wherry.store import marking
+from wherry.store import labels, marking
 from wherry.store.database import Database
 from wherry.store.ingest import in_thread
-from wherry.store.marking import Garbage, Node
+from wherry.store.marking import Garbage, Marker, Node
 
 ROOT = marking.ROOT
 EXPIRE = marking.EXPIRE
@@ -62,7 +62,7 @@ class Collected:
     """What a collection took away."""
 
     def __init__(self) -> None:
-        #: Digests that no namespace has any more.
+        #: Digests that no namespace may have any more.
         self.blobs: list[str] = []
         self.ingests: list[int] = []
         #: namespace, snapshotter, key and id of each snapshot.
@@ -84,20 +84,24 @@ class Collected:
         self.images += other.images
 
 
-async def collect(database: Database, collected: Collected | None = None) -> Collected:
-    """Delete the records of what nothing refers to, and return what their files were.
+async def collect(database: Database, collected: Collected | None = None, marker: Marker | None = None) -> Collected:
+    """Delete the records of what nothing refers to, and return what their files were. One at a time, please.
 
-    Whatever is raised, `collected`, if given, holds what has been deleted. One at a time, please.
+    Whatever is raised, `collected`, if given, holds what has been deleted. `marker` is the database's; with None, it is
+    one for this time alone.
     """
+    own = marker or Marker(database.path)
     collected = Collected() if collected is None else collected
     await database.write(_watch, lasts=False, mutates=False)
     try:
-        garbage = await in_thread(lambda: marking.mark(database.path, time.time_ns()))
+        garbage = await in_thread(lambda: own.mark(time.time_ns()))
         if garbage:
             sweep = _Sweep(garbage)
             while not sweep.done:
                 collected.add(await database.write(sweep.step, mutates=False))
     finally:
+        if marker is None:
+            own.close()
         await database.write(_unwatch, lasts=False, mutates=False)
     return collected
 
@@ -181,6 +185,12 @@ def _references(connection: sqlite3.Connection, node: Node) -> Iterator[Node]:
             # A label that leads back makes an edge from another thing to this one.
             if (of_kind, of_key) == (kind, key):
                 yield namespace, to_kind, to_key
+    if table in (marking.CONTENT, marking.IMAGES):
+        labelled = f"SELECT r.labels FROM {table} r WHERE {where} AND instr(r.labels, ?) > 0"  # noqa: S608 — named below
+        for (text,) in connection.execute(labelled, [*parameters, marking.CONDITION]):
+            for label, value in labels.decode(text).items():
+                if label.startswith(marking.CONDITION):  # whether the condition holds or not: the next mark judges
+                    yield namespace, *marking.conditioned(label, value)
 
 
 #: Of each kind's table the column of the key.
@@ -211,9 +221,13 @@ def _delete(connection: sqlite3.Connection, node: Node, id: int | None, collecte
         if gone("DELETE FROM leases WHERE namespace = ? AND id = ?"):
             collected.leases.append((namespace, key))
     elif kind == marking.INGESTS:
+        # The blob that it expects may be of a namespace which has it no more.
+        expects = "SELECT expected FROM ingests WHERE namespace = ? AND ref = ? AND expected != ''"
+        expected = [row[0] for row in connection.execute(expects, (namespace, key))]
         if gone("DELETE FROM ingests WHERE namespace = ? AND ref = ? AND id = ?", id):
             assert id is not None
             collected.ingests.append(id)
+            collected.blobs += expected
     elif gone("DELETE FROM snapshots WHERE namespace = ? AND key = ? AND id = ?", id):
         assert id is not None
         collected.snapshots.append((namespace, kind.removeprefix(marking.SNAPSHOTS), key, id))

@@ -40,6 +40,10 @@ _EXPIRY = 24 * 3600 * 1_000_000_000
 _PATIENCE = 1.0
 #: Rows that are looked at without a pause for others.
 _PAGE = 100
+#: Whether a blob's file is needed: by a namespace that has it, or by an ingest that it may stand for.
+_NEEDED = """
+    SELECT EXISTS (SELECT 1 FROM content WHERE digest = ?) OR EXISTS (SELECT 1 FROM ingests WHERE expected = ?)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +163,7 @@ class ContentStore:
     async def _retire(self, candidates: Sequence[str]) -> None:
         def retire(connection: sqlite3.Connection) -> None:
             for digest in candidates:
-                if not connection.execute("SELECT 1 FROM content WHERE digest = ? LIMIT 1", (digest,)).fetchone():
+                if not connection.execute(_NEEDED, (digest, digest)).fetchone()[0]:
                     self._files.retire(digest)
 
         # A transaction of its own, after the rows are gone for good; in the writer's order, so that a commit which
@@ -171,12 +175,14 @@ class ContentStore:
         for ingest in await in_thread(self._files.ingests):
             if not self._database.read("SELECT 1 FROM ingests WHERE id = ?", (ingest,)):
                 await self.discard_ingests([ingest])
-        unknown = []
-        for digest in await in_thread(self._files.digests):
-            if not self._database.read("SELECT 1 FROM content WHERE digest = ? LIMIT 1", (digest,)):
-                unknown.append(digest)
+        unknown = set(await in_thread(self._files.digests))
+        query = "SELECT DISTINCT digest FROM content WHERE digest > ? ORDER BY digest LIMIT ?"
+        last = ""
+        while rows := self._database.read(query, (last, _PAGE)):
+            last = rows[-1]["digest"]
+            unknown.difference_update(row["digest"] for row in rows)
             await asyncio.sleep(0)
-        await self.discard(unknown)
+        await self.discard(sorted(unknown))
 
     # Ingests.
 
@@ -210,18 +216,19 @@ class ContentStore:
     async def abort(self, namespace: str, ref: str) -> None:
         """Give up an ingest. NotFound."""
 
-        def remove(connection: sqlite3.Connection) -> int:
+        def remove(connection: sqlite3.Connection) -> tuple[int, str]:
             row = connection.execute(
-                "SELECT id FROM ingests WHERE namespace = ? AND ref = ?", (namespace, ref)
+                "SELECT id, expected FROM ingests WHERE namespace = ? AND ref = ?", (namespace, ref)
             ).fetchone()
             if row is None:
                 raise NotFound(f'ingest ref "{ref}"')
-            ingest: int = row["id"]
-            _forget_ingest(connection, namespace, ref, ingest)
-            return ingest
+            _forget_ingest(connection, namespace, ref, row["id"])
+            return row["id"], row["expected"]
 
-        ingest = await self._database.write(remove)
+        ingest, expected = await self._database.write(remove)
         await in_thread(lambda: self._files.remove_ingest(ingest))
+        if expected and self._files.exists(expected):
+            await self.discard([expected])  # which it alone may have kept
 
     async def writer(
         self, namespace: str, ref: str, *, total: int = 0, expected: str = "", lease: str = ""
@@ -299,8 +306,8 @@ class ContentStore:
             exists = _row(connection, namespace, digest) is not None
             if not exists:
                 if shared:
-                    query = "SELECT 1 FROM content WHERE digest = ? LIMIT 1"
-                    if not connection.execute(query, (digest,)).fetchone():
+                    # The ingest has kept it, whatever became of the namespace that it was of.
+                    if not self._files.exists(digest):
                         raise FailedPrecondition(f'"{ref}": content {digest} was removed meanwhile')
                 elif not self._files.exists(digest):
                     self._files.link(ingest, digest)

@@ -25,7 +25,6 @@ import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -38,7 +37,7 @@ PREFIX = "containerd.io/gc."
 ROOT = "containerd.io/gc.root"
 EXPIRE = "containerd.io/gc.expire"
 FLAT = "containerd.io/gc.flat"
-_CONDITION = "containerd.io/gc.cond.snapshot"
+CONDITION = "containerd.io/gc.cond.snapshot"
 _USED_AT = "containerd.io/gc.cond.value-usedat"
 
 CONTENT = "content"
@@ -164,17 +163,41 @@ class Garbage:
         return bool(self.nodes or self.rings)
 
 
-def mark(path: str, now: int) -> Garbage:
-    """Return what is garbage at a time (nanoseconds) in the database at a path. Blocks; for a thread of its own."""
-    with closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, isolation_level=None)) as connection:
+class Marker:
+    """What marks one database, again and again: with a connection of its own, whose statements are ready."""
+
+    def __init__(self, path: str) -> None:
+        """Take the path of a database; it is opened when it is needed."""
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+
+    def mark(self, now: int) -> Garbage:
+        """Return what is garbage at a time, in nanoseconds. Blocks; for any thread, one at a time."""
+        connection = self._connection or self._open()
+        connection.execute("BEGIN")  # the first query fixes the view, until the end
+        try:
+            _find_expired(connection, now)
+            _find_edges(connection, now)
+            _find_roots(connection, now)
+            _keep(connection)
+            return _garbage(connection)
+        finally:
+            connection.execute("ROLLBACK")  # which empties the tables too
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"file:{quote(self._path)}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+        )
         connection.executescript(_TABLES)
         connection.execute("PRAGMA busy_timeout=10000")
-        connection.execute("BEGIN")  # the first query fixes the view, until the end
-        _find_expired(connection, now)
-        _find_edges(connection, now)
-        _find_roots(connection, now)
-        _keep(connection)
-        return _garbage(connection)
+        self._connection = connection
+        return connection
+
+    def close(self) -> None:
+        """Close the connection; the next mark opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 def expired(text: str | None, now: int) -> bool:
@@ -216,7 +239,7 @@ def _conditional(connection: sqlite3.Connection, now: int) -> Iterator[tuple[str
     conditions = [
         (namespace, kind, key, name, value)
         for table in ("content", "images")
-        for namespace, kind, key, name, value in _labels(connection, table, _CONDITION)
+        for namespace, kind, key, name, value in _labels(connection, table, CONDITION)
     ]
     if not conditions:
         return
@@ -225,11 +248,15 @@ def _conditional(connection: sqlite3.Connection, now: int) -> Iterator[tuple[str
         if (at := _nanoseconds(value)) is not None:
             used[namespace, kind, key].append(at)
     for namespace, kind, key, name, value in conditions:
-        snapshotter = name[len(_CONDITION) :].lstrip("./").partition("/")[0]
-        alternatives, bar, snapshot = value.partition("|")
-        times = used.get((namespace, SNAPSHOTS + snapshotter, snapshot), [])
-        if bar and any(_holds(each, now - at) for each in alternatives.split(",") for at in times):
-            yield f"{namespace}\n{kind}\n{key}", f"{namespace}\n{SNAPSHOTS}{snapshotter}\n{snapshot}"
+        to_kind, to_key = conditioned(name, value)
+        times = used.get((namespace, to_kind, to_key), [])
+        if any(_holds(each, now - at) for each in value.partition("|")[0].split(",") for at in times):
+            yield f"{namespace}\n{kind}\n{key}", f"{namespace}\n{to_kind}\n{to_key}"
+
+
+def conditioned(label: str, value: str) -> tuple[str, str]:
+    """Return the kind and key of the snapshot that a label gc.cond.snapshot is about."""
+    return SNAPSHOTS + label[len(CONDITION) :].lstrip("./").partition("/")[0], value.partition("|")[2]
 
 
 def _holds(condition: str, age: float) -> bool:
@@ -255,8 +282,8 @@ def _labels(connection: sqlite3.Connection, table: str, prefix: str) -> list[tup
 
 
 def _find_roots(connection: sqlite3.Connection, now: int) -> None:
-    def insert(node: str, source: str) -> None:
-        connection.execute(f"INSERT INTO roots SELECT {node} {source}")
+    def insert(node: str, source: str, *parameters: int) -> None:
+        connection.execute(f"INSERT INTO roots SELECT {node} {source}", parameters)
 
     for table, key in (("images", "name"), ("leases", "id")):
         node = _text("r.namespace", f"'{table}'", f"r.{key}")
@@ -264,7 +291,7 @@ def _find_roots(connection: sqlite3.Connection, now: int) -> None:
         insert(node, f"FROM main.{table} r WHERE NOT EXISTS ({gone})")
     insert(_text("namespace", "'containers'", "id"), "FROM main.containers")
     # One without such a time has a lease, or had.
-    insert(_text("namespace", "'ingests'", "ref"), f"FROM main.ingests WHERE expires_at >= {now:d}")
+    insert(_text("namespace", "'ingests'", "ref"), "FROM main.ingests WHERE expires_at >= ?", now)
     for table in ("content", "snapshots"):
         kind, key = LABELLED[table]
         rooted = f"SELECT 1 FROM json_each(r.labels) l WHERE substr(l.key, 1, {len(ROOT)}) = '{ROOT}'"  # noqa: S608
