@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from wherry.api.services.mounts.v1 import mounts_pb2 as api
 from wherry.api.types.types_pb2 import ActivationInfo, Mount
 from wherry.api.wellknown_pb2 import Any as AnyMessage
 from wherry.api.wellknown_pb2 import FieldMask
+from wherry.daemon.mounts import template
 from wherry.errors import (
     AlreadyExists,
     Error,
@@ -33,9 +35,11 @@ from wherry.errors import (
     Unknown,
 )
 from wherry.linux import loop
+from wherry.linux import mount as linux
 from wherry.rpc.channel import Stub
 from wherry.rpc.context import metadata_for
 from wherry.rpc.grpc_channel import GrpcChannel
+from wherry.store.mounts import ActiveMount
 
 _PLACE = "io.containerd.mount-manager.v1.bolt/t"
 
@@ -75,7 +79,7 @@ class Client:
         response: api.InfoResponse = await self.call("info", api.InfoRequest(name=name))
         return response.info
 
-    async def list(self, *filters: str) -> list[str]:
+    async def names(self, *filters: str) -> list[str]:
         stub = self.stub(api, "Mounts")
         request = api.ListRequest(filters=filters)
         return [each.info.name async for each in stub.list(request, metadata=metadata_for(self.namespace))]
@@ -92,7 +96,7 @@ class Client:
 async def client(wherryd: Wherryd) -> AsyncIterator[Client]:
     made = Client(wherryd, wherryd.namespace())
     yield made
-    for name in await made.list():
+    for name in await made.names():
         await made.deactivate(name)
     await made.channel.close()
 
@@ -185,6 +189,65 @@ async def test_a_loop_device_that_the_client_mounts(client: Client, image: Path,
     assert client.left() == []
 
 
+async def test_a_loop_device_whose_file_is_gone(client: Client, image: Path) -> None:
+    info = await client.activate("disk", Mount(type="loop", source=str(image)))
+    device = os.readlink(info.active[0].mount_point)
+    image.unlink()
+    await client.deactivate("disk")
+    await until(lambda: str(image) not in loop.backing_file(device), "detached")
+    assert client.left() == []
+
+
+async def test_a_target_stays_below_its_mount_point(client: Client, tmp_path: Path) -> None:
+    for target in ("/", "../../.."):
+        info = await client.activate(
+            "up", Mount(type="bind", source=str(tmp_path), target=target, options=["bind"]), temporary=True
+        )
+        assert client.mounted() == [info.active[0].mount_point]
+        await client.deactivate("up")
+        assert client.left() == []
+
+
+async def test_an_erofs_image(client: Client, tmp_path: Path) -> None:
+    if shutil.which("mkfs.erofs") is None or "erofs" not in Path("/proc/filesystems").read_text():
+        pytest.skip("needs mkfs.erofs and a kernel with EROFS")
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "hello").write_text("world\n")
+    path = tmp_path / "layer.erofs"
+    subprocess.run(["mkfs.erofs", "--quiet", path, tree], check=True)
+    info = await client.activate(
+        "erofs",
+        Mount(type="erofs", source=str(path), options=["ro", "loop"]),
+        Mount(type="format/overlay", source="overlay", options=["lowerdir={{ mount 0 }}:/"]),
+    )
+    point = Path(info.active[0].mount_point)
+    assert (point / "hello").read_text() == "world\n" and list(info.system[0].options) == [f"lowerdir={point}:/"]
+    await client.deactivate("erofs")
+    assert client.left() == []
+
+
+_ACTIVE = [ActiveMount(linux.Mount("bind", f"/source/{n}", [], f"target/{n}"), f"/mnt/{n}", 0) for n in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("text", "filled"),
+    [
+        ("plain", "plain"),
+        ("{{ mount 0 }}", "/mnt/0"),
+        ("{{mount 1}}/upper:{{ source 2 }}", "/mnt/1/upper:/source/2"),
+        ("{{ target 1 }}", "target/1"),
+        ("a {{- mount 0 -}} b", "a/mnt/0b"),
+        ("lowerdir={{ overlay 0 2 }}", "lowerdir=/mnt/0:/mnt/1:/mnt/2"),
+        ("lowerdir={{ overlay 2 1 }}", "lowerdir=/mnt/2:/mnt/1"),
+        ("{{ overlay 1 1 }}", "/mnt/1"),
+        ("}} {", "}} {"),
+    ],
+)
+def test_templates(text: str, filled: str) -> None:
+    assert template.fill(text, _ACTIVE) == filled
+
+
 async def test_layers_below_an_overlay(client: Client, image: Path, tmp_path: Path) -> None:
     """As the erofs snapshotter has it: the last mount is put together from those before it."""
     other = tmp_path / "other"
@@ -263,6 +326,22 @@ async def test_a_disk_made_on_the_way(client: Client, below_root: Path) -> None:
     assert (Path(again.active[1].mount_point) / "upper/kept").read_text() == "kept"
 
 
+async def test_links_lead_nowhere(client: Client, below_root: Path, tmp_path: Path) -> None:
+    """What is made below the daemon's root stays there, whatever links a container's layer holds."""
+    (below_root / "out").symlink_to(tmp_path)
+    (below_root / "there").symlink_to(tmp_path / "made")
+    path = "X-containerd.mkdir.path="
+    for mount in (
+        Mount(type="mkdir/bind", options=[f"{path}{below_root}/out/made"]),
+        Mount(type="mkdir/bind", options=[f"{path}{below_root}/there"]),
+        Mount(type="mkfs/loop", source=f"{below_root}/out/made", options=[_SIZE]),
+        Mount(type="mkfs/loop", source=f"{below_root}/there", options=[_SIZE]),
+    ):
+        with pytest.raises(Error):
+            await client.activate("links", mount)
+    assert list(tmp_path.iterdir()) == [] and client.left() == []
+
+
 _SIZE = "X-containerd.mkfs.size=1MiB"
 
 
@@ -303,7 +382,7 @@ async def test_a_refusal_leaves_nothing(
     with pytest.raises(kind) as failure:
         await client.activate("refused", *request)
     assert text in failure.value.message
-    assert client.left() == [] and await client.list() == []
+    assert client.left() == [] and await client.names() == []
     assert not (client.daemon.root / "disk").exists()
 
 
@@ -322,11 +401,11 @@ async def test_names_and_leases(client: Client, tmp_path: Path) -> None:
 async def test_list_and_update(client: Client, tmp_path: Path) -> None:
     for name, color in (("one", "red"), ("two", "green"), ("/a/path", "green")):
         await client.activate(name, bind(tmp_path), temporary=True, labels={"color": color})
-    assert await client.list() == ["/a/path", "one", "two"]
-    assert await client.list("labels.color==green") == ["/a/path", "two"]
-    assert await client.list("name==one", "name==two") == ["one", "two"]
+    assert await client.names() == ["/a/path", "one", "two"]
+    assert await client.names("labels.color==green") == ["/a/path", "two"]
+    assert await client.names("name==one", "name==two") == ["one", "two"]
     with pytest.raises(InvalidArgument):
-        await client.list("===")
+        await client.names("===")
 
     async def update(labels: dict[str, str], *paths: str) -> dict[str, str]:
         request = api.UpdateRequest(
@@ -343,7 +422,7 @@ async def test_list_and_update(client: Client, tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         await client.call("update", api.UpdateRequest(info=ActivationInfo(name="absent")))
     other = Client(client.daemon, client.daemon.namespace())
-    assert await other.list() == []
+    assert await other.names() == []
     await other.channel.close()
 
 
@@ -355,7 +434,7 @@ async def test_parallel_activations_of_one_name(client: Client, tmp_path: Path) 
     assert len(client.mounted()) == 1
     await asyncio.gather(*(client.activate(f"n{i}", bind(tmp_path), temporary=True) for i in range(8)))
     assert len(client.mounted()) == 9
-    await asyncio.gather(*(client.deactivate(name) for name in await client.list()))
+    await asyncio.gather(*(client.deactivate(name) for name in await client.names()))
     assert client.left() == []
 
 
@@ -366,7 +445,7 @@ async def test_what_is_in_use_goes_later(client: Client, tmp_path: Path) -> None
     with open(f"{info.active[0].mount_point}/open", "w"):
         with pytest.raises(Unknown, match="busy"):
             await client.deactivate("busy")
-        assert await client.list() == []
+        assert await client.names() == []
     await collect(client)
     assert client.left() == [] and (source / "open").exists()
 
@@ -399,15 +478,15 @@ async def test_mounts_live_as_long_as_what_holds_them(client: Client, tmp_path: 
         "by-nothing", mount, temporary=True, labels={"containerd.io/gc.bref.image": "absent", "containerd.io/x": "y"}
     )
     await collect(client)
-    assert await client.list() == ["by-container", "by-label", "by-lease", "by-two"]
+    assert await client.names() == ["by-container", "by-label", "by-lease", "by-two"]
     await leases.delete(leases_pb2.DeleteRequest(id="lease", sync=True), metadata=metadata)
-    assert await client.list() == ["by-container", "by-label", "by-two"]
+    assert await client.names() == ["by-container", "by-label", "by-two"]
     await containers.delete(containers_pb2.DeleteContainerRequest(id="named"), metadata=metadata)
     await collect(client)
-    assert await client.list() == ["by-label", "by-two"]
+    assert await client.names() == ["by-label", "by-two"]
     await containers.delete(containers_pb2.DeleteContainerRequest(id="naming"), metadata=metadata)
     await collect(client)
-    assert await client.list() == [] and client.left() == []
+    assert await client.names() == [] and client.left() == []
 
 
 async def test_mounts_outlive_the_daemon(start_daemon: StartDaemon, tmp_path: Path, image: Path) -> None:
@@ -437,12 +516,45 @@ async def test_mounts_outlive_the_daemon(start_daemon: StartDaemon, tmp_path: Pa
     daemon.start()
     client = Client(daemon, client.namespace)
     await until(lambda: len(client.mounted()) == 1, "cleaned up")
-    assert await client.list() == ["kept"] and await client.info("kept") == kept
+    assert await client.names() == ["kept"] and await client.info("kept") == kept
     assert unheld.active[0].mount_point not in client.mounted() and (tmp_path / "disk.img").exists()
     with open(f"{kept.active[1].mount_point}/hello") as file:
         assert file.read() == "world\n"
     await client.stub(leases_pb2, "Leases").delete(leases_pb2.DeleteRequest(id="lease", sync=True), metadata=metadata)
     assert client.left() == []
+    await client.channel.close()
+
+
+async def test_a_daemon_killed_at_any_moment_leaves_nothing(
+    start_daemon: StartDaemon, tmp_path: Path, image: Path
+) -> None:
+    daemon = start_daemon(Wherryd())
+    namespace = daemon.namespace()
+    mounts = (
+        Mount(type="loop", source=str(image), options=["ro"]),
+        Mount(type="format/ext4", source="{{ mount 0 }}", options=["ro"]),
+        bind(tmp_path),
+        Mount(type="format/overlay", source="overlay", options=["lowerdir={{ overlay 1 2 }}"]),
+    )
+
+    async def use(client: Client, number: int) -> None:
+        with contextlib.suppress(Error):
+            while True:
+                await client.activate(f"n{number}", *mounts)
+                await client.deactivate(f"n{number}")
+
+    for delay in (0.02, 0.05, 0.1, 0.2, 0.4):
+        client = Client(daemon, namespace)
+        using = asyncio.gather(*(use(client, number) for number in range(4)))
+        await asyncio.sleep(delay)
+        daemon.kill()
+        await using
+        await client.channel.close()
+        daemon.start()
+    client = Client(daemon, namespace)
+    await collect(client)
+    assert await client.names() == [] and client.left() == []
+    assert str(image) not in [loop.backing_file(path.name) for path in Path("/sys/block").glob("loop*")]
     await client.channel.close()
 
 

@@ -257,6 +257,19 @@ VOLATILE = [
         "",
         "Snapshots that get their parent when they are committed: since containerd 2.2.",
     ),
+    Volatile(
+        "^plugins ls",
+        r"^io\.containerd\.(mount-handler|mount-manager|shim|sandbox\.store|sandbox\.controller)\.v1 .*\n"
+        r"|^erofs\nloop\nbolt\nmanager\nlocal\nshim\n",
+        "",
+        "What containerd 2 has for sandboxes, and for mounts that it makes for its clients.",
+    ),
+    Volatile(
+        "^plugins ls",
+        r"^(io\.containerd\.grpc\.v1 +)?(mounts|sandbox-controllers|sandboxes)( .*)?\n",
+        "",
+        "Their services.",
+    ),
     Volatile("^plugins ls", r" {2,}", "  ", "Columns are as wide as the longest entry, which is one of the above."),
     Volatile(
         "^plugins ls (?!--detailed)|^plugins ls$",

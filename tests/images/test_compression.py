@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wherry.images import compression
-from wherry.images.compression import CompressedLayer, DecompressedLayer
+from wherry.images.compression import CompressedLayer
+from wherry.images.layer import DecompressedLayer, File
 from wherry.images.tar import ArchiveError
 
 KINDS = ["gzip", "zstd", ""]
@@ -40,7 +41,7 @@ def decompressed(data: bytes) -> bytes:
     with tempfile.TemporaryFile() as file:
         file.write(data)
         file.seek(0)
-        layer = DecompressedLayer(file.fileno(), compressed=True)
+        layer = DecompressedLayer(File(file.fileno()), compressed=True)
         try:
             output = b"".join(layer)
         finally:
@@ -94,7 +95,7 @@ def test_a_bomb_comes_out_piece_by_piece(kind: str) -> None:
     finally:
         tracemalloc.stop()
     assert total == 256 << 20
-    assert peak < 160 << 20
+    assert peak < 2 << 20
 
 
 def _halves(data: bytes) -> Iterator[bytes]:
@@ -106,7 +107,7 @@ def test_reading_ahead_stops_when_told() -> None:
     with tempfile.TemporaryFile() as file:
         file.write(compressed(os.urandom(30 << 20), ""))
         file.seek(0)
-        layer = DecompressedLayer(file.fileno(), compressed=False)
+        layer = DecompressedLayer(File(file.fileno()), compressed=False)
         next(iter(layer))
         layer.close()
         assert os.lseek(file.fileno(), 0, os.SEEK_CUR) < 30 << 20

@@ -17,21 +17,27 @@ from wherry.api.services.diff.v1 import diff_pb2
 from wherry.api.services.leases.v1 import leases_pb2
 from wherry.api.services.namespaces.v1 import namespaces_pb2
 from wherry.api.services.snapshots.v1 import snapshots_pb2
+from wherry.api.types.types_pb2 import Descriptor
 from wherry.daemon.collector import Collector
 from wherry.daemon.exchange import Exchange
+from wherry.daemon.services.containers import ContainersService
 from wherry.daemon.services.content import ContentService
 from wherry.daemon.services.diff import DiffService
+from wherry.daemon.services.images import ImagesService
 from wherry.daemon.services.leases import LeasesService
 from wherry.daemon.services.namespaces import NamespacesService
 from wherry.daemon.services.snapshots import SnapshotsService
 from wherry.errors import Error
 from wherry.images import process
+from wherry.oci import digest as digests
 from wherry.rpc.channel import Stub
 from wherry.rpc.context import metadata_for
 from wherry.rpc.grpc_channel import GrpcChannel
 from wherry.rpc.local_channel import LocalChannel
+from wherry.store.containers import ContainerStore
 from wherry.store.content import ContentStore
 from wherry.store.database import Database
+from wherry.store.images import ImageStore
 from wherry.store.leases import LeaseStore
 from wherry.store.namespaces import NamespaceStore
 from wherry.store.snapshots import snapshotters
@@ -58,6 +64,8 @@ class Stores:
             [
                 ContentService(self.content, self.collector),
                 SnapshotsService(self.snapshotters, self.exchange, self.collector),
+                ImagesService(ImageStore(self.database), self.exchange, self.collector),
+                ContainersService(ContainerStore(self.database), self.exchange, self.collector),
                 DiffService(self.content, process.spawn_subprocess, os.path.join(self.directory, "layers")),
                 LeasesService(LeaseStore(self.database), self.collector),
                 NamespacesService(NamespaceStore(self.database), self.exchange),
@@ -114,6 +122,17 @@ class Client:
     @property
     def namespaces(self) -> Stub:
         return self._stub(namespaces_pb2.DESCRIPTOR.services_by_name["Namespaces"])
+
+    async def write_layer(self, data: bytes) -> Descriptor:
+        """Put a layer into the content store, and describe it."""
+        digest = digests.of(data)
+        write = content_pb2.WriteContentRequest(action=content_pb2.WRITE, ref=digest, data=data)
+        commit = content_pb2.WriteContentRequest(
+            action=content_pb2.COMMIT, ref=digest, offset=len(data), expected=digest
+        )
+        found = await self.stream(self.content, "write", requests([write, commit]))
+        assert found[-1] == "AlreadyExists" or found[-1].digest == digest, found[-1]
+        return Descriptor(media_type="application/vnd.oci.image.layer.v1.tar", digest=digest, size=len(data))
 
     async def outcome(self, stub: Stub, method: str, request: Any, **context: str) -> Any:
         """The response, or the name of the kind of error."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from wherry.errors import InvalidArgument, NotFound, Unimplemented
 from wherry.store import collection, leases
 from wherry.store.containers import Container, ContainerStore
 from wherry.store.database import Database
@@ -120,4 +121,83 @@ async def test_a_blob_of_two_namespaces_stays_until_neither_has_it(database: Dat
     await blob(database, DIGESTS[0])
     await blob(database, DIGESTS[0], '{"containerd.io/gc.root": "now"}', "other")
     assert (await collection.collect(database)).blobs == []
+    assert blobs(database) == set()
+
+
+async def test_flat_leases_keep_parents_and_targets_and_ingests_what_they_expect(database: Database) -> None:
+    store = LeaseStore(database)
+    await store.create("n", "flat", {collection.FLAT: "1"})
+    target, below, expected, labelled = DIGESTS[:4]
+    await blob(database, target, f'{{"containerd.io/gc.ref.content/x": "{below}"}}')
+    await blob(database, below)
+    await blob(database, expected, f'{{"containerd.io/gc.ref.content/x": "{labelled}"}}')
+    await blob(database, labelled)
+    await snapshot(database, "parent", labels=f'{{"containerd.io/gc.ref.content": "{below}"}}')
+    await snapshot(database, "child", "parent")
+    await snapshot(database, "other", "parent")
+    old = {collection.EXPIRE: "2001-01-01T00:00:00Z"}
+    await ImageStore(database).create("n", Image("image", Target("application/x", target, 1), old))
+    ingest = "INSERT INTO ingests (namespace, ref, total, expected, started_at) VALUES ('n', 'ref', 0, ?, 0)"
+    await database.write(lambda connection: connection.execute(ingest, (expected,)) and None)
+    for type, id in (("images", "image"), (leases.INGESTS, "ref"), (leases.snapshots("overlayfs"), "child")):
+        await store.add_resource("n", "flat", type, id)
+    await collection.collect(database)
+    assert blobs(database) == {target, expected, labelled}
+    assert snapshots(database) == {"parent", "child"}
+    assert [image.name for image in ImageStore(database).list("n", [])] == ["image"]
+
+
+async def test_an_image_that_has_expired_goes_unless_something_keeps_it(database: Database) -> None:
+    images = ImageStore(database)
+    past = "2001-01-01T00:00:00Z"
+    times = {"old": past, "new": "2999-01-01T00:00:00Z", "odd": "2001-01-01", "kept": past}
+    for number, (name, at) in enumerate(times.items()):
+        await blob(database, DIGESTS[number])
+        await images.create("n", Image(name, Target("application/x", DIGESTS[number], 1), {collection.EXPIRE: at}))
+    await blob(database, DIGESTS[5], '{"containerd.io/gc.root": "1", "containerd.io/gc.ref.image": "kept"}')
+    collected = await collection.collect(database)
+    assert collected.images == [("n", "old")]
+    assert [image.name for image in images.list("n", [])] == ["kept", "new", "odd"]
+    assert blobs(database) == {*DIGESTS[1:4], DIGESTS[5]}
+
+
+async def test_an_image_that_expires_joins_the_lease(database: Database) -> None:
+    images, store = ImageStore(database), LeaseStore(database)
+    await store.create("n", "l", {})
+    target = Target("application/x", DIGESTS[0], 1)
+    await images.create("n", Image("plain", target), "l")
+    await images.create("n", Image("old", target, {collection.EXPIRE: "2001-01-01T00:00:00Z"}), "l")
+    await images.create("n", Image("gone", target, {collection.EXPIRE: "2001-01-01T00:00:00Z"}), "l")
+    with pytest.raises(NotFound, match="lease does not exist"):
+        await images.create("n", Image("x", target, {collection.EXPIRE: "2001-01-01T00:00:00Z"}), "none")
+    with pytest.raises(NotFound, match=f'image "gone" has target {DIGESTS[0]}, not {DIGESTS[1]}'):
+        await images.delete("n", "gone", DIGESTS[1], "l")
+    await images.delete("n", "gone", DIGESTS[0], "l")
+    await collection.collect(database)
+    assert [image.name for image in images.list("n", [])] == ["old", "plain"]
+    assert store.resources("n", "l") == [("images", "old")]
+
+
+async def test_resources_of_leases(database: Database) -> None:
+    store = LeaseStore(database)
+    with pytest.raises(NotFound):
+        await store.add_resource("n", "l", "none", "x")
+    await store.create("n", "l", {})
+    for type, id, kind in (
+        ("none", "x", Unimplemented),
+        ("content", "x", InvalidArgument),
+        ("content/x", DIGESTS[0], InvalidArgument),
+        ("images/x", "x", InvalidArgument),
+        ("snapshots", "x", InvalidArgument),
+        ("snapshots/a/b", "x", InvalidArgument),
+    ):
+        with pytest.raises(kind):
+            await store.add_resource("n", "l", type, id)
+
+
+async def test_a_ring_goes_and_so_does_what_is_behind_it(database: Database) -> None:
+    for number in range(4):
+        await blob(database, DIGESTS[number], f'{{"containerd.io/gc.ref.content": "{DIGESTS[(number + 1) % 3]}"}}')
+    await blob(database, DIGESTS[5], f'{{"containerd.io/gc.bref.content": "{DIGESTS[1]}"}}')
+    await collection.collect(database)
     assert blobs(database) == set()

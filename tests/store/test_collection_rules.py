@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 from tests.conftest import need_root
 from tests.harness.daemon import Containerd, Daemon, Wherryd
+from tests.store.stores import Stores
 from tests.store.worlds import Maker, World, worlds
 from wherry.client.client import Client
-from wherry.client.garbage import Inventory
 from wherry.rpc.grpc_channel import GrpcChannel
+
+if TYPE_CHECKING:
+    from wherry.rpc.channel import Channel
 
 #: Collections on demand alone.
 _THEIRS = """
@@ -24,8 +28,6 @@ _THEIRS = """
   startup_delay = "1000h"
 """
 _OURS = '[gc]\npause_threshold = 0.0000001\nmutation_threshold = 0\nstartup_delay = "1000h"\n'
-
-_UNHURRIED = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
@@ -48,30 +50,34 @@ def _running(daemon: Daemon) -> Iterator[Daemon]:
         daemon.close()
 
 
-async def collected(daemon: Daemon, world: World) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
-    """What a daemon leaves of a world, and what the model says it removes."""
+async def collected(channel: Channel, world: World) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
+    """What there is of a world before and after a collection; what went is checked to be what the model says."""
+    maker = Maker(Client(channel, f"n{uuid.uuid4().hex}"))
+    await maker.make(world)
+    inventory = await maker.inventory()
+    inventory.leases = [(lease, held) for lease, held in inventory.leases if lease.id != "hold"]
+    before = inventory.nodes()
+    await maker.let_go()
+    left = await maker.left()
+    assert before - left == inventory.garbage()
+    return before, left
+
+
+async def collected_by(daemon: Daemon, world: World) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
     channel = GrpcChannel(daemon.address)
     try:
-        maker = Maker(Client(channel, f"n{uuid.uuid4().hex}"))
-        await maker.make(world)
-        inventory = await Inventory.read(maker.client)
-        inventory.leases = [(lease, held) for lease, held in inventory.leases if lease.id != "hold"]
-        before = inventory.nodes()
-        await maker.let_go()
-        left = await maker.left()
-        assert before - left == inventory.garbage()
-        return left, before
+        return await collected(channel, world)
     finally:
         await channel.close()
 
 
 @given(world=worlds("1.6"))
-@_UNHURRIED
+@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
 def test_what_containerd_leaves(ours: Daemon, theirs: Daemon, world: World) -> None:
-    assert asyncio.run(collected(ours, world)) == asyncio.run(collected(theirs, world))
+    assert asyncio.run(collected_by(ours, world)) == asyncio.run(collected_by(theirs, world))
 
 
 @given(world=worlds("2.x"))
-@_UNHURRIED
-def test_what_the_model_leaves(ours: Daemon, world: World) -> None:
-    asyncio.run(collected(ours, world))
+@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+async def test_what_the_model_leaves(stores: Stores, world: World) -> None:
+    await collected(stores.channel(), world)

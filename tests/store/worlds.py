@@ -18,6 +18,7 @@ from wherry.api.types.types_pb2 import Descriptor
 from wherry.api.wellknown_pb2 import Any
 from wherry.client.client import Client
 from wherry.client.garbage import Inventory
+from wherry.errors import AlreadyExists
 from wherry.rpc.channel import Stub
 
 GC = "containerd.io/gc."
@@ -93,8 +94,8 @@ def worlds(draw: st.DrawFn, version: str) -> World:
 
     referring = st.one_of([st.tuples(st.sampled_from(labels), name(kind)) for kind, labels in references.items()])
 
-    def labels(*more: Label, likely: int = 2) -> list[Label]:
-        found: list[Label] = draw(st.lists(referring, max_size=likely))
+    def labels(*more: Label, likely: int = 3) -> list[Label]:
+        found: list[Label] = draw(st.lists(referring, min_size=1, max_size=likely))
         return found + [label for label in more if draw(st.integers(0, 5)) == 0]
 
     world = World()
@@ -149,10 +150,8 @@ class Maker:
         self._snapshots = Stub(client.channel, snapshots_pb2.DESCRIPTOR.services_by_name["Snapshots"])
 
     async def lease(self, id: str, labels: dict[str, str]) -> None:
-        await self._leases.create(
-            leases_pb2.CreateRequest(id=id, labels=labels),
-            metadata=Client(self.client.channel, self.client.namespace).metadata,
-        )
+        metadata = Client(self.client.channel, self.client.namespace).metadata
+        await self._leases.create(leases_pb2.CreateRequest(id=id, labels=labels), metadata=metadata)
 
     async def make(self, world: World) -> None:
         await self.lease("hold", {})
@@ -163,7 +162,7 @@ class Maker:
         for number, (parent, committed, labels) in world.snapshots.items():
             await self.snapshot(number, parent, committed, labels)
         for number, (snapshot, labels) in world.containers.items():
-            await self._container(number, snapshot, labels)
+            await self.container(number, snapshot, labels)
         for number, (target, labels) in world.images.items():
             await self.image(number, target, labels)
         for number, (labels, held) in world.leases.items():
@@ -182,11 +181,9 @@ class Maker:
         await self.client.content.write(f"blob-{number}", [data(number)], labels=labels_of(labels))
 
     async def _ingest(self, number: int, expected: int | None) -> None:
+        wanted = "" if expected is None else digest(expected)
         message = content_pb2.WriteContentRequest(
-            action=content_pb2.WRITE,
-            ref=f"ingest-{number}",
-            data=b"x",
-            expected=key(("content", 99 if expected is None else expected)) if expected is not None else "",
+            action=content_pb2.WRITE, ref=f"ingest-{number}", data=b"x", expected=wanted
         )
 
         async def messages() -> AsyncIterator[content_pb2.WriteContentRequest]:
@@ -195,9 +192,8 @@ class Maker:
         try:
             async for _response in self._content.write(messages(), metadata=self.client.metadata):
                 pass
-        except Exception as error:
-            if "already exists" not in str(error):
-                raise
+        except AlreadyExists:
+            pass  # the blob is there
 
     async def snapshot(self, number: int, parent: int | None, committed: bool, labels: Sequence[Label] = ()) -> None:
         own = key(("snapshot", number))
@@ -207,7 +203,7 @@ class Maker:
         if committed:
             await snapshots.commit(own, own + "-active", labels_of(labels))
 
-    async def _container(self, number: int, snapshot: int | None, labels: Sequence[Label]) -> None:
+    async def container(self, number: int, snapshot: int | None, labels: Sequence[Label] = ()) -> None:
         container = containers_pb2.Container(
             id=key(("container", number)),
             labels=labels_of(labels),
@@ -230,11 +226,15 @@ class Maker:
                 leases_pb2.DeleteResourceRequest(id="hold", resource=resource), metadata=self.client.metadata
             )
 
+    async def inventory(self) -> Inventory:
+        """All that there is, in the one snapshotter."""
+        return await Inventory.read(self.client, [SNAPSHOTTER])
+
     async def let_go(self) -> None:
         """Delete the lease that holds all, and wait for the collection."""
         await self.client.leases.delete("hold", sync=True)
 
     async def left(self) -> set[tuple[str, str]]:
         """What there is."""
-        inventory = await Inventory.read(self.client)
+        inventory = await self.inventory()
         return inventory.nodes() | {("ingests", status.ref) for status in inventory.ingests}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from wherry.cli.operands import each
 from wherry.cli.table import add_listing_flags, ago, joined, print_json, short_digest, show, size
 from wherry.client.documents import document, nanoseconds
-from wherry.errors import Error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,7 +12,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wherry.cli.main import Session
-    from wherry.client.images import Image, ImageDescription
+    from wherry.client.image_listing import Summary
+    from wherry.client.images import Image
 
 
 def add_ls(actions: Any) -> None:
@@ -51,7 +51,12 @@ def add_tag(actions: Any) -> None:
 
 def _list(options: argparse.Namespace, session: Session) -> int:
     images = sorted(session.run(session.client.images.list(options.filters)), key=lambda image: image.name)
-    described = {} if options.quiet or options.json else {image.name: _described(image, session) for image in images}
+    described: dict[str, Summary | None] = {}
+    if not options.quiet and not options.json:
+        from wherry.client.image_listing import summaries
+
+        found = session.run(summaries(session.client, images))
+        described = {image.name: summary for image, summary in zip(images, found, strict=True)}
 
     def row(image: Image) -> list[str]:
         known = described[image.name]
@@ -63,14 +68,6 @@ def _list(options: argparse.Namespace, session: Session) -> int:
 
     headings = ("NAME", "DIGEST", "SIZE", "PLATFORMS", "UPDATED", "LABELS")
     return show(options, images, lambda image: image.name, document, headings, row, right=(2,))
-
-
-def _described(image: Image, session: Session) -> ImageDescription | None:
-    """Return what an image is made of; None if some of it is missing or no image: it is listed all the same."""
-    try:
-        return session.run(session.client.images.describe(image))
-    except Error:
-        return None
 
 
 def _inspect(options: argparse.Namespace, session: Session) -> int:

@@ -48,6 +48,7 @@ COMMANDS = {
     "namespace": ("wherry.cli.namespace", "list, create, label, remove namespaces"),
     "content": ("wherry.cli.content", "list, get, ingest, remove blobs"),
     "snapshot": ("wherry.cli.snapshot", "list, remove, measure snapshots"),
+    "sandbox": ("wherry.cli.sandbox", "list, inspect, remove sandboxes"),
     "prune": ("wherry.cli.prune", "remove what nothing refers to any more, now"),
     "events": ("wherry.cli.events", "show events as they happen"),
     "version": ("wherry.cli.version", "show the versions of client and daemon"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wherry.cli.table import print_json, printable, size
 from wherry.client.pruning import prune
+from wherry.errors import InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, session: Session) -> int:
     """Run the command."""
+    if options.json and options.quiet:
+        raise InvalidArgument("--quiet and --json: either may be given, not both")
     pruned = session.run(prune(session.client, images=options.images, dry_run=options.dry_run))
     if options.json:
         print_json(pruned.document())

@@ -48,14 +48,16 @@ class Inventory:
         self.snapshots: dict[str, list[SnapshotInfo]] = {}
 
     @classmethod
-    async def read(cls, client: Client) -> Inventory:
-        """Ask a daemon."""
+    async def read(cls, client: Client, snapshotters: Iterable[str] | None = None) -> Inventory:
+        """Ask a daemon; about these snapshotters, or (None) about all that it says it has."""
         found = cls()
+        if snapshotters is None:
+            loaded = await plugins(client, ["type==io.containerd.snapshotter.v1"])
+            snapshotters = [plugin.id for plugin in loaded if not plugin.HasField("init_err")]
         # What is kept first: what is made meanwhile is not seen, but what it keeps then is.
         found.blobs = await client.content.list()
-        for plugin in await plugins(client, ["type==io.containerd.snapshotter.v1"]):
-            if not plugin.HasField("init_err"):
-                found.snapshots[plugin.id] = await client.snapshots(plugin.id).list()
+        for name in snapshotters:
+            found.snapshots[name] = await client.snapshots(name).list()
         found.ingests = await client.content.statuses()
         found.leases = await _leases(client)
         request = containers_pb2.ListContainersRequest()

@@ -147,6 +147,7 @@ class Daemon:
             shims_configured=config.runtimes,
             zygote=zygote,
             exchange=self.exchange,
+            mounts=mounts,
             debug=config.log_level == "debug",
             no_shim=config.no_shim,
         )

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Callable
 
 from wherry.images import metadata, rebase, tar
+from wherry.images.applied import Applied, applied, is_whiteout
 from wherry.images.pending import Pending
 from wherry.images.tar import ArchiveError
 from wherry.linux import tree
@@ -50,9 +51,8 @@ class Applier:
         #: The directory we are in: its name as the archive has it (None: to be looked up again), and its path.
         self._parent: bytes | None = None
         self._here = b"/"
-        #: What this layer has put in place, and what lies on the way to it: a whiteout is about the layers below.
-        self._applied: set[bytes] = set()
-        self._ancestors: set[bytes] = set()
+        self._prefix = b"/"
+        self._applied: Applied = applied(overlay.pending if overlay else Pending())
         #: Last times of directories, set when nothing changes in them any more.
         self._directories: dict[bytes, tuple[int, int]] = {}
         #: Directories below which nothing of lower layers shows.
@@ -75,33 +75,26 @@ class Applier:
     def _apply(self, entry: tar.Entry) -> None:
         name = _clean(entry.name)
         parent, _, base = name.rpartition(b"/")
-        if base in (b"", b".", b".."):
+        if not base:
             return  # the root itself: containerd leaves it as it is
-        if name.startswith(_AUFS) or b"/" + _AUFS in name:
-            if base == _OPAQUE and _AUFS not in parent:
+        if _WHITEOUT in name:
+            if name.startswith(_AUFS) or b"/" + _AUFS in name:
+                if base == _OPAQUE and _AUFS not in parent:
+                    self._enter(parent)
+                    self._make_opaque()
+                return
+            if base.startswith(_WHITEOUT):
                 self._enter(parent)
-                self._make_opaque()
-            return
+                self._white_out(base[len(_WHITEOUT) :], entry)
+                return
         if parent != self._parent:
             self._enter(parent)
-        if base.startswith(_WHITEOUT):
-            self._white_out(base[len(_WHITEOUT) :], entry)
-            return
-        replaced = self._overlay is not None and self._overlay.pending.replace(self._path(base))
+        path = self._prefix + base
+        replaced = self._overlay is not None and self._overlay.pending.replace(path)
         self._create(base, entry)
         if replaced and entry.type == tar.DIRECTORY:
-            self._hide(self._path(base))
-        self._mark_applied(base)
-
-    def _mark_applied(self, base: bytes) -> None:
-        self._applied.add(self._path(base))
-        ancestor = self._here
-        while ancestor not in self._ancestors:
-            self._ancestors.add(ancestor)
-            ancestor = os.path.dirname(ancestor)
-
-    def _path(self, base: bytes) -> bytes:
-        return self._here + base if self._here == b"/" else self._here + b"/" + base
+            self._hide(path)
+        self._applied.add(self._here, path)
 
     # Directories on the way to an entry.
 
@@ -112,6 +105,7 @@ class Applier:
         except (FileNotFoundError, NotADirectoryError):
             self._enter_or_make(parent)
         self._here = os.getcwdb()
+        self._prefix = self._here if self._here == b"/" else self._here + b"/"
         self._parent = parent
 
     def _enter_or_make(self, parent: bytes) -> None:
@@ -159,20 +153,23 @@ class Applier:
     def _replace_whiteout(self, part: bytes) -> bool:
         """A directory that this layer removes, then makes again without describing it: false if it did not."""
         seen = os.lstat(part)
-        if self._overlay is None or not _is_whiteout(seen):
+        if self._overlay is None or not is_whiteout(seen):
             return False
         os.unlink(part)
         os.mkdir(part, 0o755)
-        self._hide(os.path.join(os.getcwdb(), part))
+        path = os.path.join(os.getcwdb(), part)
+        self._applied.add_parent(path)
+        self._hide(path)
         return True
 
     def _make_parent(self, part: bytes) -> None:
         """Make a directory that the archive does not describe: 0755, until it is made to look as it does below."""
         os.mkdir(part, 0o755)
         os.chmod(part, 0o755)  # noqa: S103 — without the set-group-id bit, which would be inherited
+        path = os.path.join(os.getcwdb(), part)
+        self._applied.add_parent(path)
         if self._overlay is None:
             return
-        path = os.path.join(os.getcwdb(), part)
         if path in self._overlay.pending:
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if not self._is_hidden(path):
@@ -205,115 +202,111 @@ class Applier:
             names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
         for name, is_directory in names:
             path = os.path.join(directory, name)
-            if path not in self._applied and path not in self._ancestors:
-                tree.remove(path)
-                self._forget(path)
+            if path not in self._applied:
+                self._remove(path)
             elif is_directory:
                 self._remove_from_below(path)
 
     def _white_out(self, name: bytes, entry: tar.Entry) -> None:
         if name in (b"", b".", b".."):
             raise ArchiveError("invalid whiteout")
-        path = self._path(name)
-        if path in self._applied or path in self._ancestors:
+        path = self._prefix + name
+        if path in self._applied:
             # This layer has put another in its place, which may come before as well as after the whiteout.
             if os.path.isdir(path) and not os.path.islink(path):
                 self._hide(path)
                 self._remove_from_below(path)
             return
-        tree.remove(name)
-        self._forget(path)
-        if self._overlay is not None:
+        try:
+            self._remove(path)
+        except FileNotFoundError:
+            pass  # it is in a lower layer, or nowhere
+        # In a directory that hides what is below there is nothing to remove, and the whiteout would be seen.
+        if self._overlay is not None and not self._is_hidden(path):
             os.mknod(name, stat.S_IFCHR, os.makedev(0, 0))
             os.chown(name, metadata.user_or_group(entry.uid), metadata.user_or_group(entry.gid), follow_symlinks=False)
+
+    def _remove(self, path: bytes) -> None:
+        """Remove whatever is at an absolute path. Raises OSError."""
+        try:
+            mode = os.lstat(path).st_mode
+        finally:
+            if self._overlay is not None:
+                self._overlay.pending.replace(path)
+        if stat.S_ISLNK(mode) or stat.S_ISDIR(mode):
+            self._parent = None  # names that led through it may lead elsewhere now
+        if not stat.S_ISDIR(mode):
+            os.unlink(path)
+            return
+        for directory, _, names in os.walk(path):
+            self._applied.forget(directory, names)
+            self._directories.pop(directory, None)
+            self._opaque.discard(directory)
+        if self._overlay is not None:
+            self._overlay.pending.remove(path)
+        tree.remove(path)
 
     # What an entry is.
 
     def _create(self, base: bytes, entry: tar.Entry) -> None:
-        if entry.type == tar.REGULAR:
+        kind = entry.type
+        if kind == tar.REGULAR:
             self._create_file(base, entry)
-        elif entry.type == tar.DIRECTORY:
+        elif kind == tar.DIRECTORY:
             self._create_directory(base, entry)
-        elif entry.type == tar.SYMLINK:
+        elif kind == tar.SYMLINK:
             self._replacing(base, lambda: os.symlink(entry.linkname, base))
-            metadata.apply(base, entry, self._reserved, is_link=True)
-        elif entry.type == tar.LINK:
+            metadata.apply(base, os.lstat(base), entry, self._reserved)
+        elif kind == tar.LINK:
             self._create_link(base, entry)
-        elif entry.type in _DEVICES:
-            device = os.makedev(entry.major, entry.minor) if entry.type != tar.FIFO else 0
-            self._replacing(base, lambda: os.mknod(base, _DEVICES[entry.type] | entry.mode, device))
-            metadata.apply(base, entry, self._reserved)
+        elif kind in _DEVICES:
+            device = os.makedev(entry.major, entry.minor) if kind != tar.FIFO else 0
+            self._replacing(base, lambda: os.mknod(base, _DEVICES[kind] | entry.mode, device))
+            metadata.apply(base, os.lstat(base), entry, self._reserved)
         else:
-            raise ArchiveError(f"unknown type {entry.type!r}")
+            raise ArchiveError(f"unknown type {kind!r}")
 
     def _replacing(self, base: bytes, create: Callable[[], None]) -> None:
         """Call create, and once more after removing what is in its way."""
         try:
             create()
         except FileExistsError:
-            self._remove(base)
+            self._remove(self._prefix + base)
             create()
 
-    def _remove(self, base: bytes) -> None:
-        mode = os.lstat(base).st_mode
-        if stat.S_ISLNK(mode) or stat.S_ISDIR(mode):
-            self._parent = None  # names that led through it may lead elsewhere now
-        if not stat.S_ISDIR(mode):
-            os.unlink(base)
-            return
-        tree.remove(base)
-        directory = self._path(base)
-        below = directory + b"/"
-        self._applied = {path for path in self._applied if not path.startswith(below)}
-        self._forget(directory)
-
-    def _forget(self, directory: bytes) -> None:
-        """Forget what was in a directory that has been removed."""
-        below = directory + b"/"
-        self._ancestors = {path for path in self._ancestors if path != directory and not path.startswith(below)}
-        self._opaque = {path for path in self._opaque if path != directory and not path.startswith(below)}
-        self._directories = {
-            path: times for path, times in self._directories.items() if path != directory and not path.startswith(below)
-        }
-        if self._overlay is not None:
-            self._overlay.pending.replace(directory)
-            self._overlay.pending.remove(directory)
-
     def _create_file(self, base: bytes, entry: tar.Entry) -> None:
+        # The set-id bits come last, when the file is its owner's and whole.
+        mode = entry.mode & 0o1777
         try:
-            fd = os.open(base, _CREATE, 0o600)
+            fd = os.open(base, _CREATE, mode)
         except FileExistsError:
-            self._remove(base)
-            fd = os.open(base, _CREATE, 0o600)
+            self._remove(self._prefix + base)
+            fd = os.open(base, _CREATE, mode)
         try:
-            self._reader.copy_body(entry, fd)
-            os.fchown(fd, metadata.user_or_group(entry.uid), metadata.user_or_group(entry.gid))
-            if entry.xattrs:
-                metadata.set_xattrs(fd, entry, self._reserved)
-            # After chown, which clears the set-id bits.
-            os.fchmod(fd, entry.mode)
-            os.utime(fd, ns=metadata.times(entry))
+            if entry.size:
+                self._reader.copy_body(entry, fd)
+            metadata.apply(fd, os.fstat(fd), entry, self._reserved)
         finally:
             os.close(fd)
 
     def _create_directory(self, base: bytes, entry: tar.Entry) -> None:
+        path = self._prefix + base
         try:
-            os.mkdir(base, 0o700)
+            os.mkdir(base, entry.mode & 0o777)
         except FileExistsError:
             if not stat.S_ISDIR(os.lstat(base).st_mode):
-                self._remove(base)
-                os.mkdir(base, 0o700)
+                self._remove(path)
+                os.mkdir(base, entry.mode & 0o777)
                 # What was there hid a lower directory of this name, and goes on hiding it.
-                self._hide(self._path(base))
-        metadata.apply(base, entry, self._reserved)
-        path = self._path(base)
-        self._directories[path] = metadata.times(entry)
+                self._hide(path)
+        metadata.apply(base, os.lstat(base), entry, self._reserved, times=False)
+        self._directories[path] = metadata.accessed_and_modified(entry)
         if self._overlay is not None and path in self._overlay.pending.directories:
             self._overlay.pending.directories[path] = True
 
     def _create_link(self, base: bytes, entry: tar.Entry) -> None:
         target = b"/" + _clean(entry.linkname)
-        if self._path(base) == target:
+        if self._prefix + base == target:
             raise ArchiveError("hard link to itself")
 
         def link() -> None:
@@ -327,27 +320,26 @@ class Applier:
             self._link_later(self._overlay.pending, target, base, entry)
             return
         seen = os.lstat(base)
-        if self._overlay is not None and _is_whiteout(seen):
+        if self._overlay is not None and is_whiteout(seen):
             os.unlink(base)
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), target)
-        metadata.apply(base, entry, self._reserved, is_link=stat.S_ISLNK(seen.st_mode))
+        metadata.apply(base, seen, entry, self._reserved)
 
     def _link_later(self, pending: Pending, target: bytes, base: bytes, entry: tar.Entry) -> None:
         """Leave a link to a file of a lower layer pending."""
         target = os.path.join(os.path.realpath(os.path.dirname(target)), os.path.basename(target))
         if target not in pending and self._is_hidden(target):
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), target)
+        path = self._prefix + base
         if os.path.lexists(base):
-            self._remove(base)
-        pending.add_link(self._path(base), target, entry)
-
-
-def _is_whiteout(seen: os.stat_result) -> bool:
-    return stat.S_ISCHR(seen.st_mode) and seen.st_rdev == 0
+            self._remove(path)
+        pending.add_link(path, target, entry)
 
 
 def _clean(name: bytes) -> bytes:
     """A name without "." and ".." and doubled slashes, from the root on; ".." stops there."""
+    if name.startswith(b"./"):
+        name = name[2:]
     if b"/." not in name and b"//" not in name and not name.startswith(b"."):
         return name.strip(b"/")
     parts: list[bytes] = []

@@ -1,19 +1,30 @@
-"""The compressions of layers: gzip (RFC 1952) by zlib, Zstandard (RFC 8878) by zstandard, and none."""
+"""The compressions of layers: gzip (RFC 1952) by isal or zlib, Zstandard (RFC 8878) by zstandard, and none."""
 
 from __future__ import annotations
 
 import os
-import queue
-import threading
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import zstandard
 
-from wherry.images.tar import ArchiveError
+from wherry.images.tar import ArchiveError, Stream
 from wherry.oci import digest as digests
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+_zlib: Any
+try:
+    # Twice as fast as zlib; there are no wheels of it for every architecture.
+    from isal import isal_zlib
+
+    _zlib = isal_zlib
+except ImportError:
+    _zlib = zlib
 
 GZIP = "gzip"
 ZSTD = "zstd"
@@ -23,13 +34,13 @@ _GZIP_MAGIC = b"\x1f\x8b\x08"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after one octet of 0x50 to 0x5f
 
-#: What is read of the compressed layer, and handed on of the other, at a time.
+#: How many octets tell the compression.
+MAGIC_SIZE = 4
+
+#: What is compressed at a time: the size is part of what a layer's digest depends on.
 _PIECE = 1 << 20
-#: Decompressed pieces that may wait for their reader.
-_WAITING = 8
-#: Of what is fed to the Zstandard decoder at once: a block of 4 octets may stand for 128 KiB, so this bounds what comes
-#: out to some 128 MiB.
-_ZSTD_PIECE = 4096
+#: What comes out of a decoder at a time, about.
+OUTPUT = 256 << 10
 
 
 def detect(head: bytes) -> str:
@@ -41,60 +52,8 @@ def detect(head: bytes) -> str:
     return NONE
 
 
-class DecompressedLayer:
-    """The decompressed bytes of a layer, read and hashed ahead in a thread of their own while they are iterated over.
-
-    After the last piece, `digest` ("sha256:…") and `size` are those of all of them.
-    """
-
-    def __init__(self, fd: int, *, compressed: bool) -> None:
-        """Read from a descriptor's position on. Unless `compressed`, the bytes are taken as they are, whatever they
-        look like; else their compression is told from how they begin."""
-        self.size = 0
-        self.digest = ""
-        self._queue: queue.Queue[bytes | BaseException | None] = queue.Queue(_WAITING)
-        self._stopped = False
-        self._thread = threading.Thread(target=self._produce, args=(fd, compressed), name="decompress", daemon=True)
-        self._thread.start()
-
-    def __iter__(self) -> Iterator[bytes]:
-        while (piece := self._queue.get()) is not None:
-            if isinstance(piece, BaseException):
-                raise piece
-            yield piece
-
-    def close(self) -> None:
-        """Stop reading ahead, if the end was not reached."""
-        self._stopped = True
-        while self._thread.is_alive():
-            try:
-                self._queue.get(timeout=0.01)
-            except queue.Empty:
-                pass
-        self._thread.join()
-
-    def _produce(self, fd: int, compressed: bool) -> None:
-        try:
-            hasher = digests.hasher()
-            for piece in _decompressed(fd, compressed):
-                if self._stopped:
-                    return
-                hasher.update(piece)
-                self.size += len(piece)
-                self._queue.put(piece)
-            self.digest = "sha256:" + hasher.hexdigest()
-            self._queue.put(None)
-        except BaseException as error:
-            self._queue.put(error)
-
-
-def _decompressed(fd: int, compressed: bool) -> Iterator[bytes]:
-    head = os.read(fd, _PIECE)
-    return decompressed(_pieces(fd, head), detect(head) if compressed else NONE)
-
-
-def decompressed(pieces: Iterator[bytes], kind: str) -> Iterator[bytes]:
-    """Yield the bytes that pieces of compressed ones stand for, some 1 MiB at a time; as they are for NONE.
+def decompressed(pieces: Iterable[bytes], kind: str) -> Iterator[bytes]:
+    """Yield the bytes that pieces of compressed ones stand for, some 256 KiB at a time; as they are for NONE.
 
     Raises ArchiveError when they are damaged or end early.
     """
@@ -102,25 +61,19 @@ def decompressed(pieces: Iterator[bytes], kind: str) -> Iterator[bytes]:
         return _gunzip(pieces)
     if kind == ZSTD:
         return _unzstd(pieces)
-    return pieces
+    return iter(pieces)
 
 
-def _pieces(fd: int, head: bytes) -> Iterator[bytes]:
-    while head:
-        yield head
-        head = os.read(fd, _PIECE)
-
-
-def _gunzip(pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _gunzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Members one after the other are one stream (RFC 1952, section 2.2)."""
-    member: zlib._Decompress | None = None
+    member: Any = None
     try:
         for piece in pieces:
             data = piece
             while data:
                 if member is None:
-                    member = zlib.decompressobj(wbits=31)
-                output = member.decompress(data, _PIECE)
+                    member = _zlib.decompressobj(wbits=31)
+                output = member.decompress(data, OUTPUT)
                 if output:
                     yield output
                 if member.eof:
@@ -129,45 +82,56 @@ def _gunzip(pieces: Iterator[bytes]) -> Iterator[bytes]:
                 else:
                     data = member.unconsumed_tail
             # What did not fit into the last output may still stand in the decoder although the input is used up.
-            while member is not None and (output := member.decompress(b"", _PIECE)):
+            while member is not None and (output := member.decompress(b"", OUTPUT)):
                 yield output
-    except zlib.error as error:
+    except _zlib.error as error:
         raise ArchiveError(f"gzip: {error}") from None
     if member is not None:
         raise ArchiveError("gzip: unexpected end of data")
 
 
-def _unzstd(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    decompressor = zstandard.ZstdDecompressor()
-    frame: zstandard.ZstdDecompressionObj | None = None
-    ready: list[bytes] = []
-    length = 0
+def _unzstd(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Frames one after the other are one stream (RFC 8878, section 3.1)."""
+    stream = Stream(pieces)
+    while magic := stream.read(4):
+        if magic[1:] == _ZSTD_SKIPPABLE and magic[0] & 0xF0 == 0x50:
+            stream.copy(None, int.from_bytes(_exactly(stream, 4), "little"))
+        else:
+            yield from _unzstd_frame(stream, magic)
+
+
+def _unzstd_frame(stream: Stream, magic: bytes) -> Iterator[bytes]:
+    """Decode one frame, a block at a time: four octets may stand for 128 KiB, but one block for no more (3.1.1.2)."""
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    descriptor = _exactly(stream, 1)
+    single_segment = descriptor[0] >> 5 & 1
+    content_size = (single_segment, 2, 4, 8)[descriptor[0] >> 6]
+    header = _exactly(stream, 1 - single_segment + (0, 1, 2, 4)[descriptor[0] & 3] + content_size)
     try:
-        for piece in pieces:
-            view = memoryview(piece)
-            for at in range(0, len(view), _ZSTD_PIECE):
-                data: bytes | memoryview = view[at : at + _ZSTD_PIECE]
-                while data:
-                    if frame is None:
-                        frame = decompressor.decompressobj()
-                    output = frame.decompress(data)
-                    if output:
-                        ready.append(output)
-                        length += len(output)
-                    data = b""
-                    if frame.eof:
-                        data = frame.unused_data
-                        frame = None
-                if length >= _PIECE:
-                    yield b"".join(ready)
-                    ready.clear()
-                    length = 0
+        output = frame.decompress(magic + descriptor + header)
+        last = False
+        while not last:
+            block = _exactly(stream, 3)
+            word = int.from_bytes(block, "little")
+            last = bool(word & 1)
+            of_one_octet = word >> 1 & 3 == 1
+            output += frame.decompress(block + _exactly(stream, 1 if of_one_octet else word >> 3))
+            if len(output) >= OUTPUT // 2:
+                yield output
+                output = b""
+        if descriptor[0] & 4:
+            output += frame.decompress(_exactly(stream, 4))
     except zstandard.ZstdError as error:
         raise ArchiveError(f"zstd: {error}") from None
-    if frame is not None:
+    if output:
+        yield output
+
+
+def _exactly(stream: Stream, size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) < size:
         raise ArchiveError("zstd: unexpected end of data")
-    if ready:
-        yield b"".join(ready)
+    return data
 
 
 class CompressedLayer:
@@ -249,6 +213,8 @@ class _GzipEncoder(_Encoder):
     _LAST_BLOCK = b"\x03\x00"
 
     def __init__(self, processors: int) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
         self._pool = ThreadPoolExecutor(processors, "gzip")
         self._waiting: deque[Future[bytes]] = deque()
         self._limit = 2 * processors

@@ -20,18 +20,30 @@ _MAX_ID = 0xFFFFFFFE
 _MAX_TIME = (1 << 63) - 1
 
 
-def apply(path: bytes, entry: tar.Entry, reserved: tuple[bytes, ...], *, is_link: bool = False) -> None:
-    """Give a file what an entry says of it; a symbolic link has no mode. Raises OSError, ArchiveError."""
-    os.chown(path, user_or_group(entry.uid), user_or_group(entry.gid), follow_symlinks=False)
+def apply(
+    where: bytes | int, seen: os.stat_result, entry: tar.Entry, reserved: tuple[bytes, ...], *, times: bool = True
+) -> None:
+    """Give a file, by its path or descriptor, what an entry says of it and lstat has not seen already.
+
+    A symbolic link has no mode of its own. Raises OSError, ArchiveError.
+    """
+    by_path = not isinstance(where, int)
+    mode = stat.S_IMODE(seen.st_mode)
+    if seen.st_uid != entry.uid or seen.st_gid != entry.gid:
+        os.chown(where, user_or_group(entry.uid), user_or_group(entry.gid), follow_symlinks=not by_path)
+        mode = -1  # it may have lost its set-id bits
     if entry.xattrs:
-        set_xattrs(path, entry, reserved)
-    if not is_link:
-        # After chown, which clears the set-id bits.
-        os.chmod(path, entry.mode)
-    os.utime(path, ns=times(entry), follow_symlinks=False)
+        _set_xattrs(where, entry, reserved)
+        mode = -1  # of which an ACL is a part
+    if mode != entry.mode and not stat.S_ISLNK(seen.st_mode):
+        os.chmod(where, entry.mode)
+    if times:
+        wanted = accessed_and_modified(entry)
+        if wanted != (seen.st_atime_ns, seen.st_mtime_ns):
+            os.utime(where, ns=wanted, follow_symlinks=not by_path)
 
 
-def set_xattrs(where: bytes | int, entry: tar.Entry, reserved: tuple[bytes, ...]) -> None:
+def _set_xattrs(where: bytes | int, entry: tar.Entry, reserved: tuple[bytes, ...]) -> None:
     """Set an entry's extended attributes, as far as the file system and the kind of file have any. Raises OSError."""
     for name, value in entry.xattrs.items():
         if name.startswith(reserved):
@@ -71,7 +83,7 @@ def user_or_group(number: int) -> int:
     return number
 
 
-def times(entry: tar.Entry) -> tuple[int, int]:
+def accessed_and_modified(entry: tar.Entry) -> tuple[int, int]:
     """Access and modification time; what the kernel cannot hold becomes the epoch, as containerd has it."""
     modified = entry.mtime if 0 <= entry.mtime <= _MAX_TIME else 0
     accessed = entry.atime if 0 <= entry.atime <= _MAX_TIME else 0

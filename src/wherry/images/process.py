@@ -8,10 +8,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
-from wherry.errors import Internal, from_status
+from wherry.errors import Error, Internal, from_status
+from wherry.images.following import COMPLETE, OFFSET_SIZE
 
 #: The function that a zygote runs, as it is named to it.
 TARGET = "wherry.images.worker:main"
@@ -94,6 +95,48 @@ async def run(spawn: Spawn, arguments: dict[str, Any], fds: Sequence[int] = ()) 
     if "error" in result:
         raise from_status(result["code"], result["error"])
     return result
+
+
+class Growing(Protocol):
+    """A file that is being written: iterated over, up to which offset it can be read, until it is complete.
+
+    What the iteration raises is why it will not be.
+    """
+
+    def fileno(self) -> int: ...
+    def __aiter__(self) -> AsyncIterator[int]: ...
+
+
+async def run_following(spawn: Spawn, arguments: dict[str, Any], source: Growing) -> dict[str, Any]:
+    """Run a worker on a layer that is being written yet, as `run` does on one that is there.
+
+    Raises what `run` does, and what ends the writing before it is complete.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours, theirs:
+        ours.setblocking(False)
+        telling = asyncio.create_task(_tell(source, ours))
+        try:
+            return await run(spawn, {**arguments, "follow": True}, [source.fileno(), theirs.fileno()])
+        except Error:
+            # Without its layer's rest a worker can only say that there is none.
+            if telling.done() and not telling.cancelled() and (reason := telling.exception()) is not None:
+                raise reason from None
+            raise
+        finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
+
+
+async def _tell(source: Growing, sock: socket.socket) -> None:
+    """Send how far a file can be read, and that it is complete; or neither of it any more, at which the reader ends."""
+    loop = asyncio.get_running_loop()
+    try:
+        async for offset in source:
+            await loop.sock_sendall(sock, offset.to_bytes(OFFSET_SIZE, "little"))
+        await loop.sock_sendall(sock, COMPLETE.to_bytes(OFFSET_SIZE, "little"))
+    finally:
+        sock.shutdown(socket.SHUT_WR)
 
 
 def copier(spawn: Spawn) -> Callable[[str, str], Awaitable[None]]:

@@ -102,9 +102,8 @@ class _Settlement:
                 if number == 0:
                     self._copy(target, path)
                     # One file: all its names' attributes are its, and the last one's word counts.
-                    is_link = stat.S_ISLNK(os.lstat(path).st_mode)
                     for link in links:
-                        metadata.apply(path, link.entry, self._reserved, is_link=is_link)
+                        metadata.apply(path, os.lstat(path), link.entry, self._reserved)
                 else:
                     os.link(paths[0], path, follow_symlinks=False)
         except (OSError, OverflowError) as error:
@@ -152,8 +151,7 @@ class _Settlement:
         try:
             copy = os.open(path, _CREATE, 0o600)
             try:
-                while os.copy_file_range(source, copy, _PIECE):
-                    pass
+                _copy_data(source, copy)
                 metadata.copy(source, copy)
                 os.utime(copy, ns=(seen.st_atime_ns, seen.st_mtime_ns))
             finally:
@@ -208,6 +206,17 @@ def _parents(path: bytes) -> list[bytes]:
     while len(path := os.path.dirname(path)) > 1:
         parents.append(path)
     return parents[::-1]
+
+
+def _copy_data(source: int, target: int) -> None:
+    try:
+        while os.copy_file_range(source, target, _PIECE):
+            pass
+    except OSError as error:
+        if error.errno != errno.EXDEV:  # a lower directory may be another kind of file system: an image of erofs
+            raise
+        while os.sendfile(target, source, None, _PIECE):
+            pass
 
 
 def _same_file(path: bytes, other: bytes) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import struct
+import zlib
 from collections.abc import Iterable, Iterator
 
 from wherry.errors import InvalidArgument
@@ -56,17 +57,18 @@ class Stream:
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
         self._chunk = b""
+        self._view = memoryview(b"")
         self._at = 0
 
     def _more(self) -> bool:
+        self._chunk = b""
+        self._at = 0
         for chunk in self._chunks:
             if chunk:
                 self._chunk = chunk
-                self._at = 0
-                return True
-        self._chunk = b""
-        self._at = 0
-        return False
+                break
+        self._view = memoryview(self._chunk)
+        return bool(self._chunk)
 
     def read(self, size: int) -> bytes:
         """Return the next `size` bytes; fewer only at the end."""
@@ -90,11 +92,9 @@ class Stream:
         while size:
             if self._at == len(self._chunk) and not self._more():
                 raise ArchiveError("unexpected end of archive")
-            length = min(size, len(self._chunk) - self._at)
-            if fd is not None:
-                rest = memoryview(self._chunk)[self._at : self._at + length]
-                while rest:
-                    rest = rest[os.write(fd, rest) :]
+            rest = self._view[self._at : self._at + size]
+            # Straight from the decoder's output. Less may be written than asked for.
+            length = len(rest) if fd is None else os.write(fd, rest)
             self._at += length
             size -= length
 
@@ -351,12 +351,19 @@ def _parse_header(block: bytes) -> tuple[Entry, int]:
 
 
 def _checksum_agrees(block: bytes, checksum: int) -> bool:
+    if block.isascii() and checksum == _sum_of_ascii(block) - _sum_of_ascii(block[148:156]) + 8 * 0x20:
+        return True
     unsigned = sum(block) - sum(block[148:156]) + 8 * 0x20
     if unsigned == checksum:
         return True
     # Some old writers summed signed characters.
     high = sum(1 for octet in block[:148] + block[156:] if octet > 127)
     return unsigned - 256 * high == checksum
+
+
+def _sum_of_ascii(octets: bytes) -> int:
+    # The lower half of Adler-32 is one more than their sum modulo 65521, which a block's is below if none exceeds 127.
+    return (zlib.adler32(octets) & 0xFFFF) - 1
 
 
 @functools.lru_cache(1024)  # the same owners and modes again and again

@@ -18,8 +18,9 @@ from typing import Any
 from wherry.errors import Error, FailedPrecondition, ResourceExhausted, Unknown
 from wherry.images.apply import Applier, Overlay
 from wherry.images.archive import Writer
-from wherry.images.compression import CompressedLayer, DecompressedLayer
+from wherry.images.compression import CompressedLayer
 from wherry.images.diff import Differ, layers, top_layer
+from wherry.images.layer import DecompressedLayer, File, GrowingFile
 from wherry.images.pending import NAME, Pending, Record
 from wherry.images.rebase import settle
 from wherry.images.tar import Reader, Stream
@@ -36,6 +37,7 @@ def main(arguments: dict[str, Any], fds: list[int]) -> None:
     """Do what `arguments["action"]` says; the answer, or the error, goes to the first descriptor.
 
     apply: a layer read from the second descriptor, to `mounts`. Answers digest and size of the uncompressed archive.
+    With `follow` the layer is being written yet, and the third descriptor tells how far (`wherry.images.layer`).
     diff: the layer that leads from the mounts `left` to `right`, written to the second descriptor. Answers digest and
     size of what was written, and the digest uncompressed. copy: the directory `source` into the empty `target`.
     settle: what `record` says is pending for the directory `upper`, over `lowers`; the record is removed.
@@ -77,7 +79,8 @@ def _apply(arguments: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     target = _target(_mounts(arguments["mounts"]), arguments["mount_point"])
     directory = os.open(target.root, _DIRECTORY)
     _enter(target.root)
-    layer = DecompressedLayer(fds[0], compressed=arguments["compressed"])
+    source = GrowingFile(fds[0], fds[1]) if arguments.get("follow") else File(fds[0])
+    layer = DecompressedLayer(source, compressed=arguments["compressed"])
     try:
         stream = Stream(layer)
         Applier(Reader(stream), target.overlay).apply()

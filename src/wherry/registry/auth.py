@@ -15,7 +15,7 @@ from wherry.errors import Error, FailedPrecondition, PermissionDenied, Unauthent
 from wherry.oci import json_text
 from wherry.registry.failures import excerpt
 from wherry.registry.options import AskCredentials, Credentials, CredentialsKind
-from wherry.registry.request import Document, Request
+from wherry.registry.request import Document, Request, joined
 
 _CLIENT_ID = "wherry"
 #: What the specification says where a token server does not.
@@ -85,6 +85,8 @@ class Authorizer:
         self._ask = ask
         #: What each origin asks for.
         self._challenges: dict[str, Challenge] = {}
+        #: The same as it was said, for whoever is asked for credentials.
+        self._said: dict[str, Sequence[str]] = {}
         #: By origin and repository.
         self._credentials: dict[tuple[str, str], Credentials] = {}
         self._tokens: dict[tuple[str, str, str], _Token] = {}
@@ -95,7 +97,7 @@ class Authorizer:
         challenge = self._challenges.get(server)
         if challenge is None:
             return ""
-        return await self._authorization(request, server, challenge, [], "")
+        return await self._authorization(request, server, challenge, "")
 
     async def answer(self, request: Request, server: str, headers: Sequence[str], used: str, refusal: Error) -> str:
         """Return the Authorization header that answers a 401, another one than was used.
@@ -113,7 +115,8 @@ class Authorizer:
         self._challenges[server] = Challenge(
             found.scheme, tuple(each for each in found.parameters if each[0] in ("realm", "service"))
         )
-        header = await self._authorization(request, server, found, headers, used)
+        self._said[server] = list(headers)
+        header = await self._authorization(request, server, found, used)
         if not header or header == used:
             raise self.refused(request, server, headers, refusal)
         return header
@@ -130,25 +133,23 @@ class Authorizer:
             return PermissionDenied(f"{words}: not allowed{who}")
         return Unauthenticated(f"{words}: the credentials{who} were refused: `wherry login` makes new ones")
 
-    async def _authorization(
-        self, request: Request, server: str, challenge: Challenge, headers: Sequence[str], used: str
-    ) -> str:
-        credentials = await self._asked(request, server, headers)
+    async def _authorization(self, request: Request, server: str, challenge: Challenge, used: str) -> str:
+        credentials = await self._asked(request, server)
         if credentials.kind is CredentialsKind.HEADER and credentials.secret:
             return _header_text(credentials.secret, request)
         if challenge.scheme == "basic":
             if not credentials.secret:
                 return ""
-            return _basic(credentials)
+            return basic(credentials.username, credentials.secret)
         return f"Bearer {await self._token(request, server, challenge, credentials, used)}"
 
-    async def _asked(self, request: Request, server: str, headers: Sequence[str]) -> Credentials:
+    async def _asked(self, request: Request, server: str) -> Credentials:
         key = (server, _repository(request))
         if self._ask is None:
             return Credentials()
         async with self._locks.setdefault(key, asyncio.Lock()):
             if key not in self._credentials:
-                found = await self._ask(request.host.address, request.reference, headers)
+                found = await self._ask(request.host.address, request.reference, self._said[server])
                 self._credentials[key] = found or Credentials()
         return self._credentials[key]
 
@@ -173,12 +174,8 @@ class Authorizer:
         self, request: Request, server: str, challenge: Challenge, credentials: Credentials, scopes: list[str]
     ) -> _Token:
         realm = challenge["realm"]
-        parts = urllib.parse.urlsplit(realm)
-        about = f"{request.about}: token of {excerpt(parts.netloc.encode()) or request.host.address}"
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise FailedPrecondition(
-                f"{about}: {excerpt(realm.encode()) or 'no realm'} is no address of a token server"
-            )
+        parts = urllib.parse.urlsplit(joined(realm, "", f"{request.about}: {request.host.address}: token"))
+        about = f"{request.about}: token of {excerpt(parts.netloc.encode())}"
         if server.startswith("https:") and parts.scheme == "http" and credentials.secret:
             raise FailedPrecondition(f"{about}: credentials are not sent to it, since it is not encrypted")
         asked = Request(
@@ -208,7 +205,7 @@ class Authorizer:
         headers = {}
         if credentials.secret:
             query.insert(0, ("account", credentials.username))
-            headers["Authorization"] = _basic(credentials)
+            headers["Authorization"] = basic(credentials.username, credentials.secret)
         url = f"{asked.url}{'&' if '?' in asked.url else '?'}{urllib.parse.urlencode(query)}" if query else asked.url
         return await self._exchange(replace(asked, url=url, headers=headers), _MAX_TOKEN)
 
@@ -224,11 +221,13 @@ class Authorizer:
 
 
 def _repository(request: Request) -> str:
-    return request.reference.partition("@")[0]
+    path, _, name = request.reference.partition("@")[0].rpartition("/")
+    return f"{path}/{name.partition(':')[0]}"
 
 
-def _basic(credentials: Credentials) -> str:
-    return "Basic " + base64.b64encode(f"{credentials.username}:{credentials.secret}".encode()).decode()
+def basic(username: str, password: str) -> str:
+    """Return a header of the scheme Basic."""
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
 
 
 def _header_text(text: str, request: Request) -> str:

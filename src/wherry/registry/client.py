@@ -45,11 +45,9 @@ class Client:
         return Repository(reference.parse(text), self._transport, self._find)
 
     async def check(self, registry: str) -> None:
-        """Return if a registry ("docker.io", "localhost:5000") takes the credentials, or wants none.
-
-        Its mirrors are not asked. Unauthenticated if it does not take them; FailedPrecondition or NotFound for what is
-        no registry; Unavailable if it gives no answer.
-        """
+        """Return if a registry ("docker.io", "localhost:5000") takes the credentials, or wants none; mirrors are not
+        asked. Unauthenticated if it does not take them; FailedPrecondition or NotFound for what is no registry;
+        Unavailable."""
         if self._transport is None:
             raise RuntimeError("the client is not open")
         host = (await self._find(registry))[-1]

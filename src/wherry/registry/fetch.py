@@ -15,7 +15,7 @@ from wherry.oci.descriptor import Descriptor
 from wherry.registry.failures import Interrupted, excerpt
 from wherry.registry.hosts import Host, Tls
 from wherry.registry.options import Options
-from wherry.registry.request import Request
+from wherry.registry.request import Request, joined
 
 if TYPE_CHECKING:
     from wherry.registry.transport import Answer, Transport
@@ -54,8 +54,11 @@ def foreign_sources(descriptor: Descriptor, about: str, options: Options) -> lis
         return []
     sources = []
     for url in descriptor.urls[:_MAX_URLS]:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc:
+        try:
+            parts = urllib.parse.urlsplit(joined(url, "", about))
+        except FailedPrecondition:
+            continue
+        if "@" not in parts.netloc:
             host = Host(
                 parts.scheme,
                 parts.netloc,
@@ -167,7 +170,7 @@ async def _body(answer: Answer, source: Source, skip: int, offset: int, stall: f
             gathered, held = [], 0
             # However long that took, it was not the server's time.
             began = clock()
-            deadline = began + stall
+            deadline += began - now
     if gathered and held:
         yield b"".join(gathered)
     if wanted:

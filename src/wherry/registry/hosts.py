@@ -222,7 +222,7 @@ def _entry(server: str, table: Any, directory: str, where: str) -> _Entry:
 
 
 def _server(text: str, override_path: bool, where: str) -> tuple[str, str, str]:
-    parts = urllib.parse.urlsplit(text if text.startswith("http") else f"https://{text}")
+    parts = urllib.parse.urlsplit(text if "://" in text else f"https://{text}")
     if parts.scheme not in ("http", "https") or not parts.netloc or "@" in parts.netloc or parts.query:
         raise InvalidArgument(f'{where}: "{text}" is no http or https address of a registry')
     path = posixpath.normpath(parts.path) if parts.path else ""

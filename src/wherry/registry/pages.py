@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import urllib.parse
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from wherry.errors import FailedPrecondition, ResourceExhausted
-from wherry.registry.request import Document, Request, origin
+from wherry.registry.request import Document, Request, joined, origin
 
 if TYPE_CHECKING:
     from wherry.registry.transport import Transport
@@ -28,7 +27,7 @@ async def pages(transport: Transport, request: Request) -> AsyncGenerator[Docume
         target = _next(page.headers.get("Link", ""))
         if not target:
             return
-        url = urllib.parse.urljoin(page.url, target)
+        url = joined(page.url, target, request.about)
         if origin(url) != origin(page.url):
             raise FailedPrecondition(f"{request.about}: {request.host.address}: the next page is at another server")
         if url in seen or url == page.url:

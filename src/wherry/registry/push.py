@@ -13,7 +13,7 @@ from wherry.errors import DataLoss, Error, FailedPrecondition, NotFound, Permiss
 from wherry.oci.descriptor import Descriptor
 from wherry.registry.failures import TooManyRequests, excerpt
 from wherry.registry.hosts import Host
-from wherry.registry.request import Body, Document, Request, origin
+from wherry.registry.request import Body, Document, Request, joined, origin
 
 if TYPE_CHECKING:
     from wherry.registry.repository import Repository
@@ -64,10 +64,10 @@ class Upload:
 
     async def run(self, mount_from: Sequence[str]) -> Pushed:
         """Upload the blob, or have it mounted from one of some repositories."""
-        for name in mount_from[:_MAX_MOUNTS]:
-            if await self._mount(name):
-                return Pushed.MOUNTED
         try:
+            for name in mount_from[:_MAX_MOUNTS]:
+                if await self._mount(name):
+                    return Pushed.MOUNTED
             await self._upload()
         except Error:
             await self._cancel()
@@ -102,6 +102,7 @@ class Upload:
                 furthest, fruitless = self._position, 0
 
     async def _mount(self, name: str) -> bool:
+        await self._cancel()
         request = self._request("POST", "blobs", "uploads", "")
         request.query = {"mount": self._descriptor.digest, "from": name}
         request.scopes = (*request.scopes, f"repository:{name}:pull")
@@ -112,8 +113,8 @@ class Upload:
             return False  # of that repository: whether one may push here is seen without it
         if answer.status == 201:
             return True
+        # An upload has been begun instead: the last one is gone on with.
         self._follow(answer)
-        await self._cancel()
         return False
 
     async def _begin(self) -> None:
@@ -122,9 +123,6 @@ class Upload:
         answer = await self._transport.exchange(request)
         self._follow(answer)
         self._position = 0
-        least = answer.headers.get("OCI-Chunk-Min-Length", "")
-        if self._chunk and least.isascii() and least.isdigit():
-            self._chunk = max(self._chunk, int(least[:12]))
 
     async def _put(self, body: bytes | Body, length: int) -> None:
         """Send the last bytes, or all."""
@@ -199,14 +197,17 @@ class Upload:
             if optional:
                 return
             raise FailedPrecondition(f"{self._about}: the registry does not say where to upload to")
-        target = urllib.parse.urljoin(answer.url, location)
+        target = joined(answer.url, location, self._about)
         parts, here = urllib.parse.urlsplit(target), urllib.parse.urlsplit(answer.url)
         if (here.scheme, parts.scheme) == ("https", "http") and parts.hostname == here.hostname:
             # A registry that does not know that TLS is spoken before it.
             target = urllib.parse.urlunsplit(parts._replace(scheme="https", netloc=here.netloc))
-        elif parts.scheme not in ("http", "https") or (here.scheme == "https" and parts.scheme == "http"):
+        elif (here.scheme, parts.scheme) == ("https", "http"):
             raise FailedPrecondition(f"{self._about}: no upload to {excerpt(origin(target).encode())}")
         self._location = target
+        least = answer.headers.get("OCI-Chunk-Min-Length", "")
+        if self._chunk and least.isascii() and least.isdigit():
+            self._chunk = max(self._chunk, int(least[:12]))
 
     def _slice(self, offset: int, length: int) -> Body:
         async def pieces() -> AsyncGenerator[bytes, None]:

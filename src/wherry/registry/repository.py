@@ -129,15 +129,12 @@ class Repository:
         raise _combined(failures, len(hosts))
 
     async def exists(self, descriptor: Descriptor) -> bool:
-        """Tell whether the registry itself (to which pushes go) has a manifest or blob."""
-
-        async def asked(host: Host, last: bool) -> bool:
-            request = self.request(host, "HEAD", _kind(descriptor), descriptor.digest, about=self._about(descriptor))
-            request.headers["Accept"] = _accept(descriptor)
-            request.accepted = frozenset((200, 404))
-            return (await self._transport.exchange(request)).status == 200
-
-        return await self._first(PUSH, self._about(descriptor), asked)
+        """Tell whether the host to which pushes go has a manifest or blob."""
+        about = self._about(descriptor)
+        request = self.request(await self._push_host(about), "HEAD", _kind(descriptor), descriptor.digest, about=about)
+        request.headers["Accept"] = _accept(descriptor)
+        request.accepted = frozenset((200, 404))
+        return (await self._transport.exchange(request)).status == 200
 
     async def push_blob(
         self,
@@ -152,7 +149,7 @@ class Repository:
         `read` yields its bytes from an offset on, and may be called again; `on_progress` is told how many have been
         handed over so far, which after a break may be fewer than before.
         """
-        host = (await self._hosts(PUSH, self._about(descriptor)))[-1]
+        host = await self._push_host(self._about(descriptor))
         if await self.exists(descriptor):
             return Pushed.EXISTED
         names = [name for name in mount_from if is_name(name) and name != self.name]
@@ -169,7 +166,7 @@ class Repository:
         await check(document, descriptor.digest, about)
         if tag and not is_tag(tag):
             raise InvalidArgument(f'{about}: "{tag}" is no tag')
-        host = (await self._hosts(PUSH, about))[-1]
+        host = await self._push_host(about)
         headers = await push.manifest(self, self._transport, host, descriptor, document, tag, about)
         if "OCI-Subject" not in headers:
             await referrers.add(self, self._transport, host, descriptor, document)
@@ -178,7 +175,7 @@ class Repository:
         """Delete a manifest, and with it its tags. NotFound; Unimplemented where the registry deletes nothing."""
         about = f"{self._reference.repository}@{digest}"
         digests.validate(digest)
-        host = (await self._hosts(PUSH, about))[-1]
+        host = await self._push_host(about)
         request = self.request(host, "DELETE", "manifests", digest, about=about, actions="delete,pull,push")
         request.accepted = frozenset((200, 202))
         await self._transport.exchange(request)
@@ -284,6 +281,10 @@ class Repository:
         if not hosts:
             raise FailedPrecondition(f'{about}: no host of {self.host} has the capability "{capability}"')
         return hosts
+
+    async def _push_host(self, about: str) -> Host:
+        # As in containerd: the first that may, which is the registry's own unless a mirror is said to take pushes.
+        return (await self._hosts(PUSH, about))[0]
 
     async def _first(self, capability: str, about: str, ask: Callable[[Host, bool], Awaitable[_Result]]) -> _Result:
         """Return what the first host says that says anything; raises what the last said."""

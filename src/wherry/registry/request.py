@@ -6,6 +6,8 @@ import urllib.parse
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 
+from wherry.errors import FailedPrecondition
+from wherry.registry.failures import excerpt
 from wherry.registry.hosts import Host
 
 #: Makes the body anew for each try.
@@ -57,6 +59,19 @@ class Document:
     body: bytes
     #: Where it came from, after redirections.
     url: str
+
+
+def joined(url: str, reference: str, about: str) -> str:
+    """Return the address that a server refers to from a URL. FailedPrecondition if it is none of HTTP."""
+    try:
+        target = urllib.parse.urljoin(url, reference)
+        parts = urllib.parse.urlsplit(target)
+        if parts.scheme in _PORTS and parts.hostname and parts.port != 0 and target.isprintable():
+            return target
+    except ValueError:
+        pass  # no address at all
+    shown = excerpt((reference or url).encode(errors="replace"))
+    raise FailedPrecondition(f'{about}: sent to "{shown}", which is no HTTP address')
 
 
 def origin(url: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import random
 import socket
 import ssl
@@ -22,11 +23,11 @@ from yarl import URL
 from wherry import __version__
 from wherry.errors import Error, FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
 from wherry.registry import failures, proxies
-from wherry.registry.auth import Authorizer
+from wherry.registry.auth import Authorizer, basic
 from wherry.registry.failures import Interrupted, Unreachable
 from wherry.registry.hosts import Tls
 from wherry.registry.options import Options
-from wherry.registry.request import Document, Request, origin, shown
+from wherry.registry.request import Document, Request, joined, origin, shown
 from wherry.registry.tls import Contexts
 
 #: Of what is read into memory; containerd's limit for manifests.
@@ -224,7 +225,7 @@ class Transport:
             if response.status not in _REDIRECTS or not location or response.status in request.accepted:
                 return Answer(response, url)
             response.close()
-            target = urllib.parse.urljoin(url, location)
+            target = joined(url, location, request.about)
             self._check_redirection(request, url, target, response.status)
             if response.status == 303 and method != "HEAD":
                 method = "GET"
@@ -236,8 +237,6 @@ class Transport:
         parts = urllib.parse.urlsplit(target)
         here, there = urllib.parse.urlsplit(url).netloc, failures.excerpt(shown(target).encode())
         where = f"{request.about}: {here} redirects to {there}"
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise FailedPrecondition(f"{where}, which is no HTTP address")
         if url.startswith("https:") and parts.scheme == "http" and not request.verified:
             raise FailedPrecondition(f"{where}, which is not encrypted")
         if request.method not in ("GET", "HEAD") and status not in (307, 308):
@@ -259,7 +258,11 @@ class Transport:
         proxy = host.proxy or proxies.proxy(url)
         arguments: dict[str, object] = {}
         if proxy:
-            arguments = _proxy_arguments(proxy)
+            arguments["proxy"], authorization = _proxy(proxy)
+            if authorization and parts.scheme == "http":
+                headers["Proxy-Authorization"] = authorization
+            elif authorization:
+                arguments["proxy_headers"] = {"Proxy-Authorization": authorization}
         if parts.scheme == "https":
             tls = host.tls if parts.netloc == host.address else Tls(host.tls.skip_verify, host.tls.ca)
             arguments["ssl"] = await self._contexts.get(tls)
@@ -350,15 +353,16 @@ class _Upload:
             self._timeout.reschedule(when)
 
 
-def _proxy_arguments(proxy: str) -> dict[str, object]:
+def _proxy(proxy: str) -> tuple[str, str]:
+    """Return a proxy's address and the header that tells it who asks, "" if nobody in particular."""
     parts = urllib.parse.urlsplit(proxy)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InvalidArgument(f"proxy {shown(proxy)}: http://HOST:PORT or https://HOST:PORT is expected")
-    arguments: dict[str, object] = {"proxy": f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"}
+    authorization = ""
     if parts.username is not None:
         user, password = (urllib.parse.unquote(each or "") for each in (parts.username, parts.password))
-        arguments["proxy_auth"] = aiohttp.BasicAuth(user, password)
-    return arguments
+        authorization = basic(user, password)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", authorization
 
 
 def _failure(about: str, error: Exception) -> Error:
@@ -399,6 +403,6 @@ def _words(error: Exception) -> str:
         return str(error.reason or error).replace("_", " ").lower()
     if isinstance(error, socket.gaierror):
         return f"no address found: {error.strerror}"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
     return failures.excerpt(str(error).encode()) or type(error).__name__

@@ -13,6 +13,9 @@ NAMESPACE_GRPC = "containerd-namespace"
 NAMESPACE_TTRPC = "containerd-namespace-ttrpc"
 LEASE = "containerd-lease"
 
+#: wherry's own, on Diff.Apply: the layer may be one that is being fetched yet.
+FOLLOW = "wherry-follow"
+
 
 class CallContext:
     """The circumstances of one call. `metadata` keeps the first value of each key, as containerd's readers do."""
@@ -47,6 +50,11 @@ class CallContext:
     def lease(self) -> str:
         """The id of the lease that the call is made under, or ""."""
         return self.metadata.get(LEASE, "")
+
+    @property
+    def may_follow(self) -> bool:
+        """Whether content that is being written may be read before it is complete."""
+        return FOLLOW in self.metadata
 
 
 def metadata_for(namespace: str = "", lease: str = "") -> list[tuple[str, str]]:

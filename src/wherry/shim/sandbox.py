@@ -24,10 +24,14 @@ from wherry.shim.tasks import Tasks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from typing import Any
 
     from wherry.rpc.context import CallContext
     from wherry.shim.container import Container
+
+#: Seconds for the events of a sandbox's last moments.
+_FLUSH_TIMEOUT = 5.0
 
 #: The states that Kubernetes knows.
 _READY = "SANDBOX_READY"
@@ -51,8 +55,10 @@ class SandboxService(Service):
 
     descriptor = api.DESCRIPTOR.services_by_name["Sandbox"]
 
-    def __init__(self, core: Core, tasks: Tasks) -> None:
+    def __init__(self, core: Core, tasks: Tasks, flush: Callable[[float], Awaitable[None]]) -> None:
+        """`flush` returns when the daemon has all events, or some seconds have passed."""
         self._core = core
+        self._flush = flush
         self._tasks = tasks
         self._sandbox: _Sandbox | None = None
 
@@ -123,6 +129,8 @@ class SandboxService(Service):
     async def shutdown_sandbox(self, request: Any, context: CallContext) -> api.ShutdownSandboxResponse:
         sandbox = self._get(request.sandbox_id)
         await self._tasks.run(self._stop(sandbox, 0))
+        # Before the daemon sees the shim end, and tells of containers' exits that it has not heard of.
+        await self._flush(_FLUSH_TIMEOUT)
         self._core.held = False
         # Containers that nobody has deleted are the daemon's to clean up: it sees the shim end.
         self._core.ended.set()

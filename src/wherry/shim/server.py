@@ -110,7 +110,7 @@ async def _serve(sock: socket.socket, settings: Settings) -> None:
                 TaskService(core),
                 TaskServiceV3(core),
                 ShimService(core, settings.runtime_root, settings.systemd_cgroup),
-                SandboxService(core, tasks),
+                SandboxService(core, tasks, publisher.flush),
             ]
         )
         publishing = tasks.start(publisher.run())

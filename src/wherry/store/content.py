@@ -17,11 +17,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from wherry.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, Unavailable
+from wherry.errors import (
+    AlreadyExists,
+    Error,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from wherry.oci import digest as digests
 from wherry.store import filters, labels, leases, namespaces
 from wherry.store.blobs import BlobFiles
 from wherry.store.database import Database
+from wherry.store.following import Following, Progress
 from wherry.store.ingest import IngestData, in_thread, to_the_end
 
 #: How long an ingest that no lease holds is kept.
@@ -63,6 +72,8 @@ class ContentStore:
         self._database = database
         self._files = BlobFiles(root)
         self._locks: dict[tuple[str, str], _Lock] = {}
+        #: Open writers by the digest that they are to end up with.
+        self._expected: dict[tuple[str, str], ContentWriter] = {}
 
     @property
     def root(self) -> str:
@@ -242,7 +253,26 @@ class ContentStore:
         except BaseException:
             self._unlock(namespace, ref)
             raise
-        return ContentWriter(self, namespace, ref, opened.id, total, opened.started_at, lease, data)
+        writer = ContentWriter(self, namespace, ref, opened.id, total, opened.started_at, lease, data)
+        if expected:
+            self._expected.setdefault((namespace, expected), writer)
+            writer.expected = expected
+        return writer
+
+    def follow(self, namespace: str, digest: str) -> Following:
+        """Return the ingest that is being written and to become the blob of a digest, to be read meanwhile.
+
+        For callers in this process. NotFound if none is.
+        """
+        writer = self._expected.get((namespace, digest))
+        if writer is None:
+            raise NotFound(f"content digest {digest}: no ingest is being written")
+        return writer.follow()
+
+    def _forget_writer(self, writer: ContentWriter) -> None:
+        key = writer.namespace, writer.expected
+        if self._expected.get(key) is writer:
+            del self._expected[key]
 
     async def _lock(self, namespace: str, ref: str) -> None:
         key = namespace, ref
@@ -313,8 +343,11 @@ class ContentWriter:
         self.total = total
         self.started_at = started_at
         self.lease = lease
+        #: The digest that was announced, or "".
+        self.expected = ""
         self._store = store
         self._data = data
+        self._progress = Progress(data.offset)
 
     async def __aenter__(self) -> ContentWriter:
         return self
@@ -343,15 +376,22 @@ class ContentWriter:
         """Add bytes. ResourceExhausted if the disk is full, and then the ingest is gone: it only holds space."""
         try:
             await self._data.write(data)
-        except ResourceExhausted:
+        except ResourceExhausted as error:
+            self._progress.fail(error)
             await self._data.truncate()
             await self._give_up()
             raise
+        self._progress.advance(self.offset)
 
     async def truncate(self) -> None:
         """Start again with no bytes."""
+        self._progress.advance(0)
         with _full_disk():
             await self._data.truncate()
+
+    def follow(self) -> Following:
+        """Return a reader of what is written, and of what will be."""
+        return Following(self._data.duplicate(), self._progress)
 
     def fileno(self) -> int:
         """A descriptor of the file, for a process that writes it whole; `adopt` follows."""
@@ -367,13 +407,25 @@ class ContentWriter:
         FailedPrecondition if size (unless 0) or digest (unless "") differ, and the ingest is kept; AlreadyExists if the
         namespace has the blob, and the ingest is gone; NotFound if the ingest was aborted; ResourceExhausted.
         """
-        labels.validate(new or {})
+        try:
+            made = await self._check_and_commit(size, expected, new or {})
+        except AlreadyExists:
+            self._progress.commit()  # somebody else was quicker: the same bytes
+            raise
+        except Error as error:
+            self._progress.fail(error)
+            raise
+        self._progress.commit()
+        return made
+
+    async def _check_and_commit(self, size: int, expected: str, new: Mapping[str, str]) -> str:
+        labels.validate(new)
         if size and size != self.offset:
             raise FailedPrecondition(f'"{self.ref}" failed size validation: {self.offset} != {size}')
         digest = self.digest
         if expected and expected != digest:
             raise FailedPrecondition(f"unexpected commit digest {digest}, expected {expected}")
-        await to_the_end(self._commit(digest, new or {}))
+        await to_the_end(self._commit(digest, new))
         return digest
 
     async def _commit(self, digest: str, new: Mapping[str, str]) -> None:
@@ -394,6 +446,8 @@ class ContentWriter:
 
     def close(self) -> None:
         """Close the file and let others write. What was not committed is kept."""
+        self._progress.fail(Unavailable(f'ingest "{self.ref}" was left before it was complete'))
+        self._store._forget_writer(self)
         self._data.close()
         self._store._unlock(self.namespace, self.ref)
 

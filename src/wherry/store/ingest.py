@@ -88,6 +88,10 @@ class IngestData:
         """The file's descriptor, for a process that writes it whole; `adopt` must follow."""
         return self._fd
 
+    def duplicate(self) -> int:
+        """Return a descriptor to read the bytes by, which the caller closes. Raises OSError."""
+        return self._files.open(self.shared) if self.shared else os.dup(self._fd)
+
     def adopt(self, digest: str) -> None:
         """Take the word of whoever wrote the file for the digest of what is in it."""
         self._adopted = digest

@@ -47,14 +47,21 @@ class Ingester:
         self._locks = locks
         self._progress = progress
 
-    async def ingest(self, descriptor: Descriptor, fetch: Fetch, labels: Mapping[str, str]) -> bool:
+    async def ingest(
+        self,
+        descriptor: Descriptor,
+        fetch: Fetch,
+        labels: Mapping[str, str],
+        on_begin: Callable[[], None] = lambda: None,
+    ) -> bool:
         """Write a blob unless it is there, with labels that are added to what it has; false if it was there.
 
+        `on_begin` is called when the ingest is open, if it can be followed from its beginning.
         FailedPrecondition if what is fetched has another digest or size; it is not kept. Raises what `fetch` raises;
         then what came so far is kept for another try, as long as the lease is there.
         """
         async with self._locks.hold("content", self._namespace, descriptor.digest):
-            written = await self._write(descriptor, fetch, labels)
+            written = await self._write(descriptor, fetch, labels, on_begin)
         if not written:
             self._progress.done("already exists", descriptor)
             await self._merge(descriptor.digest, labels)
@@ -62,9 +69,11 @@ class Ingester:
             self._progress.done("complete", descriptor)
         return written
 
-    async def _write(self, descriptor: Descriptor, fetch: Fetch, labels: Mapping[str, str]) -> bool:
+    async def _write(
+        self, descriptor: Descriptor, fetch: Fetch, labels: Mapping[str, str], on_begin: Callable[[], None]
+    ) -> bool:
         while True:
-            upload = _Upload(descriptor, fetch, labels, self._progress)
+            upload = _Upload(descriptor, fetch, labels, self._progress, on_begin)
             try:
                 await self._send(upload)
                 return True
@@ -116,7 +125,14 @@ class Ingester:
 class _Upload:
     """The requests of one Write stream, each made when the one before it was answered."""
 
-    def __init__(self, descriptor: Descriptor, fetch: Fetch, labels: Mapping[str, str], progress: Progress) -> None:
+    def __init__(
+        self,
+        descriptor: Descriptor,
+        fetch: Fetch,
+        labels: Mapping[str, str],
+        progress: Progress,
+        on_begin: Callable[[], None],
+    ) -> None:
         self.ref = ref_of(descriptor)
         #: What fetching raised; a transport may tell it otherwise or not at all.
         self.error: BaseException | None = None
@@ -127,6 +143,7 @@ class _Upload:
         self._fetch = fetch
         self._labels = labels
         self._progress = progress
+        self._on_begin = on_begin
         self._answers: asyncio.Queue[Any] = asyncio.Queue()
 
     def answered(self, response: Any) -> None:
@@ -140,7 +157,9 @@ class _Upload:
         yield content_pb2.WriteContentRequest(action=content_pb2.STAT, ref=self.ref, total=size, expected=digest)
         sent: int = (await self._answers.get()).offset
         self.resumed = sent > 0
-        if sent > size:
+        if not self.resumed:
+            self._on_begin()  # what an earlier try left may turn out wrong: nobody is to build on it
+        elif sent > size:
             # Of an ingest with the same name and no total: it starts again.
             self.resumed, sent = False, 0
         try:

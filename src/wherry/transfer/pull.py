@@ -57,6 +57,7 @@ class Puller:
         self._ingester = Ingester(session.channel, session.namespace, session.lease, session.locks, progress)
         self._labels = {source_label(source.host): source.name}
         self._blobs: dict[str, asyncio.Task[None]] = {}
+        self._begun: dict[str, asyncio.Event] = {}
         self._seen: set[str] = set()
         #: Manifests that an index offers for a platform to unpack.
         self._chosen: dict[str, list[_Unpack]] = {}
@@ -133,7 +134,8 @@ class Puller:
         for snapshotter in self._snapshotters(manifest.descriptor, platform) if config else ():
             ids = diff_ids(document, manifest)
             unpacker = self._session.unpacker(snapshotter, self._progress)
-            self._tasks.create_task(_discarded(unpacker.unpack(manifest.config, manifest.layers, ids, self._ready)))
+            work = unpacker.unpack(manifest.config, manifest.layers, ids, self._ready, self._may_be_followed)
+            self._tasks.create_task(_discarded(work))
 
     def _snapshotters(self, manifest: Descriptor, platform: Platform | None) -> Sequence[str]:
         """Return what a manifest is to be unpacked by."""
@@ -147,6 +149,7 @@ class Puller:
         task = self._blobs.get(descriptor.digest)
         if task is None:
             self._progress.waiting(descriptor, [parent])
+            self._begun[descriptor.digest] = asyncio.Event()
             task = self._blobs[descriptor.digest] = self._tasks.create_task(self._ingest(descriptor))
         return task
 
@@ -156,10 +159,25 @@ class Puller:
     async def _ready(self, layer: Descriptor) -> None:
         await asyncio.shield(self._blobs[layer.digest])
 
+    async def _may_be_followed(self, layer: Descriptor) -> bool:
+        """Wait until a layer is on its way, or there; false if it is there."""
+        done = self._blobs[layer.digest]
+        begun = asyncio.ensure_future(self._begun[layer.digest].wait())
+        try:
+            await asyncio.wait([done, begun], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            begun.cancel()
+        return not done.done()
+
     async def _ingest(self, descriptor: Descriptor) -> None:
         # Those that wait for a slot hold no ingest: another transfer of the same blob goes on.
         async with self._session.downloads:
-            await self._ingester.ingest(descriptor, lambda offset: self._source.fetch(descriptor, offset), self._labels)
+            await self._ingester.ingest(
+                descriptor,
+                lambda offset: self._source.fetch(descriptor, offset),
+                self._labels,
+                self._begun[descriptor.digest].set,
+            )
 
 
 async def _bytes(data: bytes) -> AsyncIterator[bytes]:

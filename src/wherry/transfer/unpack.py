@@ -23,7 +23,7 @@ from wherry.errors import AlreadyExists, Error, FailedPrecondition, NotFound, fr
 from wherry.oci.descriptor import Descriptor
 from wherry.oci.manifest import chain_ids
 from wherry.rpc.channel import Stub
-from wherry.rpc.context import metadata_for
+from wherry.rpc.context import FOLLOW, metadata_for
 from wherry.transfer.failures import first
 from wherry.transfer.locks import Locks
 from wherry.transfer.progress import Progress
@@ -38,6 +38,8 @@ _REBASE = "rebase"
 
 #: Waits until a layer's blob is there, or raises why it will not be.
 Ready = Callable[[Descriptor], Awaitable[None]]
+#: Waits until a layer's blob is being written to this process's own content store, which says true, or is there.
+MayBeFollowed = Callable[[Descriptor], Awaitable[bool]]
 
 
 class Unpacker:
@@ -69,25 +71,33 @@ class Unpacker:
         self._progress = progress
         self._labels = labels
 
-    async def unpack(self, config: Descriptor, layers: Sequence[Descriptor], diff_ids: list[str], ready: Ready) -> str:
+    async def unpack(
+        self,
+        config: Descriptor,
+        layers: Sequence[Descriptor],
+        diff_ids: list[str],
+        ready: Ready,
+        may_be_followed: MayBeFollowed | None = None,
+    ) -> str:
         """Make the snapshots that are not there yet and return the topmost's name; "" for an image of no layers.
 
-        `ready` is awaited for each layer before it is extracted. FailedPrecondition for a layer whose bytes are not
-        those that the config names; nothing that is not committed is left.
+        `ready` is awaited for each layer before it is extracted; with `may_be_followed`, where the daemon is in this
+        process, a layer is extracted while it is fetched, and committed after that. FailedPrecondition for a layer
+        whose bytes are not those that the config names; nothing that is not committed is left.
         """
         chains = list(chain_ids(diff_ids))
         if not chains:
             return ""
         if not await self._holds(chains[-1]):
             rebase = len(chains) > 1 and await self._can_rebase()
-            await self._unpack_all(layers, diff_ids, chains, ready, rebase=rebase)
+            await self._unpack_all(layers, diff_ids, chains, _Blobs(ready, may_be_followed), rebase=rebase)
         # Without this the collection would take the snapshots when the lease ends.
         label = f"containerd.io/gc.ref.snapshot.{self._snapshots.snapshotter}"
         await self._content.update_labels(config.digest, {label: chains[-1]})
         return chains[-1]
 
     async def _unpack_all(
-        self, layers: Sequence[Descriptor], diff_ids: list[str], chains: list[str], ready: Ready, *, rebase: bool
+        self, layers: Sequence[Descriptor], diff_ids: list[str], chains: list[str], blobs: _Blobs, *, rebase: bool
     ) -> None:
         below: asyncio.Event | None = None
         try:
@@ -95,7 +105,7 @@ class Unpacker:
                 for index, (layer, diff_id) in enumerate(zip(layers, diff_ids, strict=True)):
                     parent = chains[index - 1] if index else ""
                     step = _Layer(layer, diff_id, chains[index], parent, below, rebase=rebase and bool(index))
-                    tasks.create_task(self._unpack_layer(step, ready))
+                    tasks.create_task(self._unpack_layer(step, blobs))
                     below = step.committed
         except BaseExceptionGroup as group:
             raise first(group) from None
@@ -122,18 +132,18 @@ class Unpacker:
             return False
         return True
 
-    async def _unpack_layer(self, step: _Layer, ready: Ready) -> None:
+    async def _unpack_layer(self, step: _Layer, blobs: _Blobs) -> None:
         # Whoever has a layer's lock waits only for layers below it: no two wait for each other.
         async with self._locks.hold("snapshot", self._namespace, self._snapshots.snapshotter, step.chain):
             if await self._holds(step.chain):
                 self._progress.done("already exists", step.layer)
             else:
-                await self._make(step, ready)
+                await self._make(step, blobs)
         step.committed.set()
-        await ready(step.layer)
+        await blobs.ready(step.layer)
         await self._content.update_labels(step.layer.digest, {_UNCOMPRESSED: step.diff_id})
 
-    async def _make(self, step: _Layer, ready: Ready) -> None:
+    async def _make(self, step: _Layer, blobs: _Blobs) -> None:
         if not step.rebase:
             await step.parent_committed()
         key = f"extract-{time.time_ns() % 1_000_000_000}-{_letters()} {step.chain}"
@@ -143,10 +153,7 @@ class Unpacker:
         except AlreadyExists:
             return  # a snapshotter that fetches layers itself has it
         try:
-            await ready(step.layer)
-            async with self._slots:
-                self._progress.done("extracting", step.layer)
-                await self._apply(step, _as_upper(mounts) if step.rebase else mounts)
+            await self._extract(step, _as_upper(mounts) if step.rebase else mounts, blobs)
             self._progress.done("extracted", step.layer)
             await step.parent_committed()
             labels = {
@@ -161,14 +168,30 @@ class Unpacker:
             await self._remove(key)
             raise
 
-    async def _apply(self, step: _Layer, mounts: list[types_pb2.Mount]) -> None:
+    async def _extract(self, step: _Layer, mounts: list[types_pb2.Mount], blobs: _Blobs) -> None:
+        if blobs.may_be_followed is not None and await blobs.may_be_followed(step.layer):
+            # Without a slot: there are no more of these than are fetched at a time, and they wait most of it.
+            self._progress.done("extracting", step.layer)
+            try:
+                await self._apply(step, mounts, follow=True)
+                await blobs.ready(step.layer)
+                return
+            except NotFound:
+                pass  # it was complete a moment ago, or came from another namespace
+        await blobs.ready(step.layer)
+        async with self._slots:
+            self._progress.done("extracting", step.layer)
+            await self._apply(step, mounts)
+
+    async def _apply(self, step: _Layer, mounts: list[types_pb2.Mount], *, follow: bool = False) -> None:
         layer = step.layer
+        metadata = [*self._metadata, (FOLLOW, "1")] if follow else self._metadata
         request = diff_pb2.ApplyRequest(
             diff=types_pb2.Descriptor(media_type=layer.media_type, digest=layer.digest, size=layer.size),
             mounts=mounts,
         )
         try:
-            applied = (await self._diff.apply(request, metadata=self._metadata)).applied
+            applied = (await self._diff.apply(request, metadata=metadata)).applied
         except Error as error:
             raise from_status(error.code, f"unpack layer {layer.digest}: {error.message}") from None
         if applied.digest != step.diff_id:
@@ -185,6 +208,14 @@ class Unpacker:
             raise
         except Error:
             pass  # what led here is the thing to tell; the daemon takes it when it starts, or the lease ends
+
+
+class _Blobs:
+    """How the layers' blobs come."""
+
+    def __init__(self, ready: Ready, may_be_followed: MayBeFollowed | None) -> None:
+        self.ready = ready
+        self.may_be_followed = may_be_followed
 
 
 class _Layer:

@@ -32,7 +32,8 @@ class Plain:
 
     def unmount(self, mount: Mount, mount_point: str) -> None:
         try:
-            umount(os.path.join(mount_point, mount.target.lstrip("/")), UMOUNT_NOFOLLOW)
+            # Below it there is nothing that the mount's target could be.
+            umount(mount_point, UMOUNT_NOFOLLOW)
         except OSError as error:
             # Not mounted, or never made.
             if error.errno not in (errno.EINVAL, errno.ENOENT):
@@ -92,14 +93,18 @@ class Loop:
             if error.errno in (errno.ENOENT, errno.EINVAL):
                 return
             raise
-        # After the machine's restart the device of that name may be somebody else's.
-        if loop.backing_file(device) == os.path.realpath(mount.source):
+        if attached(mount, device):
             fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 loop.keep(fd, False)
             finally:
                 os.close(fd)
         os.unlink(mount_point)
+
+
+def attached(mount: Mount, device: str) -> bool:
+    """Say whether a loop device is that of a mount: after the machine's restart it may be somebody else's."""
+    return loop.backing_file(device).removesuffix(" (deleted)") == os.path.realpath(mount.source)
 
 
 #: By type.

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from weakref import WeakValueDictionary
 
+from wherry.api.types import types_pb2
 from wherry.completion import run_to_completion
-from wherry.daemon.mounts.handlers import HANDLERS, handler
+from wherry.daemon.mounts.handlers import HANDLERS, attached, handler
 from wherry.daemon.mounts.transforms import Transformer
-from wherry.errors import Unimplemented, Unknown
+from wherry.errors import NotFound, Unimplemented, Unknown
 from wherry.linux.mount import Mount
 from wherry.store.mounts import Activation, ActiveMount, MountStore
 
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 
 #: containerd's name for its mount manager, and for the directory of mount points in it.
 _PLACE = "io.containerd.mount-manager.v1.bolt/t"
+
+#: The label that holds mounts for as long as there is a container.
+_CONTAINER = "containerd.io/gc.bref.container"
 
 
 class MountManager:
@@ -83,7 +87,7 @@ class MountManager:
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._store.remove, id)
             undo.push_async_callback(self._clear, directory)
-            os.mkdir(directory, 0o700)
+            os.makedirs(directory, 0o700)
             active: list[ActiveMount] = []
             for index, mount in enumerate(mounts[:count]):
                 made = await self._transformed(mount, active)
@@ -110,12 +114,40 @@ class MountManager:
 
         What is in use stays mounted, which is raised as Unknown, and is tried again with every collection.
         """
+        self._store.get(namespace, name)  # without a write where there is nothing to do
         activation = await self._store.take(namespace, name)
         await run_to_completion(self._tasks, self._clear(self._directory(activation)))
 
+    # -- tasks ------------------------------------------------------------------------------------------------------
+
+    async def activate_rootfs(self, namespace: str, id: str, mounts: list[types_pb2.Mount]) -> list[types_pb2.Mount]:
+        """Return the mounts of a task's root file system as its shim can make them; the task's id is their name."""
+        wanted = [Mount(each.type, each.source, each.options, each.target) for each in mounts]
+        if _to_make(wanted, temporary=False) < 0:
+            return mounts
+        # There is no such task: this is what one left that nobody saw end.
+        await self.deactivate_rootfs(namespace, id)
+        activation = await self.activate(namespace, id, wanted, labels={_CONTAINER: id})
+        return [
+            types_pb2.Mount(type=each.type, source=each.source, target=each.target, options=each.options)
+            for each in activation.system
+        ]
+
+    async def deactivate_rootfs(self, namespace: str, id: str) -> None:
+        """Take away what was mounted for a task, if anything was. What is in use goes with a later collection."""
+        try:
+            if self._store.get(namespace, id).labels.get(_CONTAINER) == id:
+                await self.deactivate(namespace, id)
+        except NotFound:
+            return
+        except Unknown as error:
+            log.warning("root file system of %s/%s: %s", namespace, id, error.message)
+
+    # -- what is left -----------------------------------------------------------------------------------------------
+
     async def collect(self) -> None:
         """Take away the activations that nothing holds any more, and what could not be taken away before."""
-        if self._store.none() and not os.listdir(self._targets):
+        if self._store.none() and not self._entries():
             return
         for activation in await self._store.take_unheld():
             log.info("mounts %s/%s collected", activation.namespace, activation.name)
@@ -124,7 +156,7 @@ class MountManager:
     async def _clear_leftovers(self) -> None:
         """Unmount what no activation is known for."""
         # In this order: an activation is recorded before it has a directory.
-        found = [entry for entry in os.listdir(self._targets) if entry.isdecimal()]
+        found = self._entries()
         known = self._store.ids()
         for entry in found:
             if int(entry) not in known:
@@ -132,6 +164,12 @@ class MountManager:
                     await self._clear(os.path.join(self._targets, entry))
                 except Unknown as error:
                     log.warning("%s", error.message)
+
+    def _entries(self) -> list[str]:
+        try:
+            return [entry for entry in os.listdir(self._targets) if entry.isdecimal()]
+        except FileNotFoundError:
+            return []  # somebody has tidied up: nothing is mounted below it
 
     def _directory(self, activation: Activation) -> str:
         return os.path.join(self._targets, str(activation.id))
@@ -221,6 +259,9 @@ def _mount_points() -> set[str]:
 
 
 def _is_there(active: ActiveMount, present: set[str]) -> bool:
-    if active.mount.type == "loop":
-        return os.path.islink(active.mount_point)
-    return os.path.realpath(os.path.join(active.mount_point, active.mount.target.lstrip("/"))) in present
+    if active.mount.type != "loop":
+        return os.path.realpath(active.mount_point) in present
+    try:
+        return attached(active.mount, os.readlink(active.mount_point))
+    except OSError:
+        return False

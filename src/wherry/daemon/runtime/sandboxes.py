@@ -26,8 +26,8 @@ from wherry.daemon.runtime import bundle as bundles
 from wherry.daemon.runtime.bundle import Bundle
 from wherry.daemon.runtime.log import ShimLog
 from wherry.daemon.runtime.shims import ShimProcess, Starter, shim_binary
-from wherry.daemon.runtime.task import CONNECT_TIMEOUT, LIFE_TIMEOUT, RUNTIME_TIMEOUT, V2Client
-from wherry.errors import Error, InvalidArgument, NotFound, Unavailable, Unimplemented, from_status
+from wherry.daemon.runtime.task import CONNECT_TIMEOUT, LIFE_TIMEOUT, RUNTIME_TIMEOUT, CreateRequest, V2Client
+from wherry.errors import Error, InvalidArgument, NotFound, Unavailable, Unimplemented, Unknown, from_status
 from wherry.linux import mount
 from wherry.rpc.channel import Stub
 from wherry.rpc.context import metadata_for
@@ -104,6 +104,31 @@ class Sandboxes:
         if sandbox is None:
             raise NotFound(f'sandbox "{id}"')
         return sandbox
+
+    def shim_for(self, namespace: str, request: CreateRequest, pause: ShimProcess | None) -> ShimProcess | None:
+        """Return the shim that a sandbox's containers are created in; None if they have shims of their own.
+
+        `pause` is that of a container which is the sandbox, if there is one. Unknown, in containerd's words, if there
+        is no such sandbox.
+        """
+        known = self.find(namespace, request.sandbox)
+        shim = known.shim if known is not None else pause
+        if request.sandbox_address:
+            protocol, plus, _address = request.sandbox_address.partition("+")
+            if not plus:
+                raise Unknown(
+                    "failed to start shim: the scheme of sandbox address should be in the form of "
+                    "<protocol>+<unix|vsock|tcp>, i.e. ttrpc+unix or grpc+vsock"
+                )
+            if not request.sandbox_address.startswith("ttrpc+unix://"):
+                raise Unimplemented(f"failed to start shim: sandbox address {request.sandbox_address}: {protocol}")
+            binary = shim.binary if shim is not None else ""
+            found = ShimProcess(request.sandbox_address, request.sandbox_version or 3, binary)
+        elif shim is not None:
+            found = ShimProcess(shim.address, shim.version, shim.binary)
+        else:
+            raise Unknown(f"failed to start shim: can't find sandbox {request.sandbox}")
+        return found if found.version >= 3 and not found.local else None
 
     # -- life -------------------------------------------------------------------------------------------------------
 

@@ -24,16 +24,7 @@ from wherry.daemon.runtime.log import ShimLog
 from wherry.daemon.runtime.sandboxes import Sandboxes
 from wherry.daemon.runtime.shims import ShimProcess, Starter, shim_binary
 from wherry.daemon.runtime.task import CreateRequest, ExitStatus, ShimClient, V1Client, V2Client, wrap_create_error
-from wherry.errors import (
-    AlreadyExists,
-    DeadlineExceeded,
-    Error,
-    NotFound,
-    Unavailable,
-    Unimplemented,
-    Unknown,
-    from_status,
-)
+from wherry.errors import AlreadyExists, DeadlineExceeded, Error, NotFound, Unavailable, from_status
 from wherry.linux import mount
 from wherry.rpc.local_channel import LocalChannel
 from wherry.rpc.ttrpc_channel import TtrpcChannel
@@ -43,6 +34,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from wherry.api.runtime.sandbox.v1.sandbox_pb2 import CreateSandboxRequest
     from wherry.api.wellknown_pb2 import Any as AnyMessage
+    from wherry.daemon.mounts.manager import MountManager
     from wherry.daemon.runtime.local import LocalShims
 
 log = logging.getLogger(__name__)
@@ -108,6 +100,7 @@ class ShimManager:
         shims_configured: Mapping[str, str],
         zygote: Zygote,
         exchange: Exchange,
+        mounts: MountManager,
         debug: bool = False,
         no_shim: bool = False,
     ) -> None:
@@ -117,6 +110,7 @@ class ShimManager:
         self._configured = shims_configured
         self._starter = Starter(zygote, address, ttrpc_address, debug=debug)
         self._exchange = exchange
+        self._mounts = mounts
         self._tasks: dict[tuple[str, str], Task] = {}
         self._making: set[tuple[str, str]] = set()
         #: How many tasks each shim has, by its socket: those of a pod share one.
@@ -186,11 +180,13 @@ class ShimManager:
     async def _create(self, namespace: str, id: str, runtime: str, spec: bytes, request: CreateRequest) -> Task:
         sandbox = self._sandbox_shim(namespace, request) if request.sandbox else None
         binary = sandbox.binary if sandbox is not None else shim_binary(runtime, self._configured)
-        kind = bundles.V1 if runtime == bundles.V1 else bundles.V2
+        kind = bundles.V1 if runtime == bundles.V1 and sandbox is None else bundles.V2
         bundle = Bundle(self._state, self._root, kind, namespace, id)
         async with AsyncExitStack() as undo:
             bundle.create(spec)
             undo.callback(bundle.delete)
+            request.rootfs = await self._mounts.activate_rootfs(namespace, id, request.rootfs)
+            undo.push_async_callback(self._mounts.deactivate_rootfs, namespace, id)
             if sandbox is not None:
                 task = await self._join(sandbox, bundle, request)
             else:
@@ -207,31 +203,10 @@ class ShimManager:
         return task
 
     def _sandbox_shim(self, namespace: str, request: CreateRequest) -> ShimProcess | None:
-        """Return the shim that a sandbox's containers are created in; None if they have shims of their own.
-
-        Unknown, in containerd's words, if there is no such sandbox.
-        """
-        known = self.sandboxes.find(namespace, request.sandbox)
-        if request.sandbox_address:
-            protocol, plus, _address = request.sandbox_address.partition("+")
-            if not plus:
-                raise Unknown(
-                    "failed to start shim: the scheme of sandbox address should be in the form of "
-                    "<protocol>+<unix|vsock|tcp>, i.e. ttrpc+unix or grpc+vsock"
-                )
-            if not request.sandbox_address.startswith("ttrpc+unix://"):
-                raise Unimplemented(f"failed to start shim: sandbox address {request.sandbox_address}: {protocol}")
-            binary = known.shim.binary if known is not None else ""
-            found = ShimProcess(request.sandbox_address, request.sandbox_version or 3, binary)
-        elif known is not None:
-            found = ShimProcess(known.shim.address, known.shim.version, known.shim.binary)
-        elif (namespace, request.sandbox) in self._tasks:
-            # A sandbox that is a container itself, as Kubernetes' pause: its shim has the others as well.
-            shim = self._tasks[namespace, request.sandbox].shim
-            found = ShimProcess(shim.address, shim.version, shim.binary)
-        else:
-            raise Unknown(f"failed to start shim: can't find sandbox {request.sandbox}")
-        return found if found.version >= 3 and not found.local else None
+        """Return the shim that a sandbox's containers are created in; None if they have shims of their own."""
+        # A sandbox may be a container itself, as Kubernetes' pause: its shim has the others as well.
+        pause = self._tasks.get((namespace, request.sandbox))
+        return self.sandboxes.shim_for(namespace, request, pause.shim if pause is not None else None)
 
     async def _join(self, sandbox: ShimProcess, bundle: Bundle, request: CreateRequest) -> Task:
         """Have a task in a shim that is there."""
@@ -398,6 +373,7 @@ class ShimManager:
             task.shim.remove_socket()
         task.close()
         task.bundle.delete()
+        await self._mounts.deactivate_rootfs(task.namespace, task.id)
 
     def _release(self, shim: ShimProcess) -> bool:
         """Count a task less for a shim; True if it was the last."""
@@ -453,6 +429,7 @@ class ShimManager:
         shim.remove_socket()
         shim.close()
         bundle.delete()
+        await self._mounts.deactivate_rootfs(bundle.namespace, bundle.id)
         exited = events_pb2.TaskExit(container_id=bundle.id, id=bundle.id, pid=pid, exit_status=status, exited_at=at)
         if not exit_told:
             self._exchange.publish(bundle.namespace, _EXIT, exited)
@@ -498,6 +475,7 @@ class ShimManager:
     async def _clean_up_silently(self, bundle: Bundle) -> None:
         mount.unmount_all(bundle.rootfs, mount.MNT_DETACH)
         bundle.delete()
+        await self._mounts.deactivate_rootfs(bundle.namespace, bundle.id)
 
     # -- events -----------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from collections.abc import Iterable, Mapping
@@ -40,6 +41,16 @@ _MADE = {_LAYER: "", f"{_LAYER}+gzip": "gzip", f"{_LAYER}+zstd": "zstd"}
 _UNCOMPRESSED = "containerd.io/uncompressed"
 
 
+def check_applicable(media_type: str) -> None:
+    """Check that a layer of a media type can be applied. Unknown for any other, as containerd has it."""
+    if media_type in _COMPRESSED or media_type in _PLAIN:
+        return
+    text = f"failed to get stream processor for {media_type}: no processor for media-type"
+    if media_type.endswith("+encrypted"):
+        text += ": wherry has no decoder for encrypted layers; decrypt the image first, as with skopeo or imgcrypt"
+    raise Unknown(text)
+
+
 class DiffService(Service):
     """Layers applied to mounts, and made from the difference of two sets of them, each by a process of its own."""
 
@@ -55,29 +66,34 @@ class DiffService(Service):
 
     async def apply(self, request: Any, context: CallContext) -> api.ApplyResponse:
         layer = request.diff
-        if layer.media_type not in _COMPRESSED | _PLAIN:
-            raise Unknown(f"failed to get stream processor for {layer.media_type}: no processor for media-type")
-        try:
-            fd, _size = self._store.open(context.namespace, layer.digest)
-        except Error as error:
-            raise from_status(error.code, f"failed to get reader from content store: {error.message}") from None
-        try:
-            answer = await process.run(
-                self._spawn,
-                {
-                    "action": "apply",
-                    "mounts": _described(request.mounts),
-                    "mount_point": self._mount_points[0],
-                    "compressed": layer.media_type in _COMPRESSED,
-                    "sync": request.sync_fs,
-                },
-                [fd],
-            )
-        except Error as error:
-            raise from_status(error.code, f"failed to extract layer {layer.digest}: {error.message}") from None
-        finally:
-            os.close(fd)
+        check_applicable(layer.media_type)
+        arguments = {
+            "action": "apply",
+            "mounts": _described(request.mounts),
+            "mount_point": self._mount_points[0],
+            "compressed": layer.media_type in _COMPRESSED,
+            "sync": request.sync_fs,
+        }
+        answer = await self._apply(context, layer.digest, arguments)
         return api.ApplyResponse(applied=Descriptor(media_type=_LAYER, digest=answer["digest"], size=answer["size"]))
+
+    async def _apply(self, context: CallContext, digest: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        with contextlib.ExitStack() as stack:
+            try:
+                if context.may_follow and not self._store.has(context.namespace, digest):
+                    following = self._store.follow(context.namespace, digest)
+                    stack.callback(following.close)
+                    work = process.run_following(self._spawn, arguments, following)
+                else:
+                    fd, _size = self._store.open(context.namespace, digest)
+                    stack.callback(os.close, fd)
+                    work = process.run(self._spawn, arguments, [fd])
+            except Error as error:
+                raise from_status(error.code, f"failed to get reader from content store: {error.message}") from None
+            try:
+                return await work
+            except Error as error:
+                raise from_status(error.code, f"failed to extract layer {digest}: {error.message}") from None
 
     async def diff(self, request: Any, context: CallContext) -> api.DiffResponse:
         media_type = request.media_type or f"{_LAYER}+gzip"

@@ -6,9 +6,8 @@ import logging
 import os
 from collections.abc import Callable
 
-from wherry.errors import FailedPrecondition
 from wherry.store.database import Database
-from wherry.store.snapshots.backend import Backend, Settle
+from wherry.store.snapshots.backend import Backend, Settle, UnsupportedError
 from wherry.store.snapshots.btrfs import Btrfs
 from wherry.store.snapshots.erofs import Erofs
 from wherry.store.snapshots.native import Copy, Native
@@ -45,10 +44,10 @@ def snapshotters(database: Database, root: str, copy: Copy, settle: Settle) -> S
     for name, make in makers.items():
         try:
             made[name] = Snapshotter(database, name, make(snapshotter_root(root, name)))
-        except FailedPrecondition as error:
+        except UnsupportedError as error:
             # containerd's mark of what this system is not made for, which is no error.
-            made.failures[name] = f"{error.message}: skip plugin"
-            log.debug("no %s snapshotter: %s", name, error.message)
+            made.failures[name] = f"{error}: skip plugin"
+            log.debug("no %s snapshotter: %s", name, error)
         except OSError as error:
             made.failures[name] = str(error)
             log.warning("no %s snapshotter: %s", name, error)

@@ -21,6 +21,10 @@ PENDING = "pending.json"
 Settle = Callable[[str, Sequence[str], str], Awaitable[None]]
 
 
+class UnsupportedError(Exception):
+    """A back end cannot work on this system; the text says what it lacks."""
+
+
 class Backend(ABC):
     """The files of snapshots. A snapshot's id names its directory; parents are ids, the nearest first."""
 

@@ -6,12 +6,11 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from wherry.errors import FailedPrecondition
 from wherry.linux import btrfs, mountinfo, tree
 from wherry.linux.mount import Mount
 from wherry.linux.tree import Usage
 from wherry.store.ingest import in_thread
-from wherry.store.snapshots.backend import Backend
+from wherry.store.snapshots.backend import Backend, UnsupportedError
 from wherry.store.snapshots.directories import Directories
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -67,11 +66,11 @@ class Btrfs(Backend):
     """One subvolume for each snapshot."""
 
     def __init__(self, root: str) -> None:
-        """FailedPrecondition where the directory is not on btrfs, in containerd's words."""
+        """UnsupportedError where the directory is not on btrfs, in containerd's words."""
         os.makedirs(root, mode=0o700, exist_ok=True)
         kind, self._device = mountinfo.lookup(root)
         if kind != "btrfs":
-            raise FailedPrecondition(
+            raise UnsupportedError(
                 f"path {root} ({kind}) must be a btrfs filesystem to be used with the btrfs snapshotter"
             )
         self._subvolumes = Subvolumes(root)

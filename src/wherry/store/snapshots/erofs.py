@@ -15,18 +15,17 @@ import asyncio
 import os
 import shutil
 import stat
-import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from errno import ENODEV, EPERM
 
-from wherry.errors import FailedPrecondition, ResourceExhausted, Unknown
+from wherry.errors import ResourceExhausted, Unknown
 from wherry.linux import mount, tree
 from wherry.linux.mount import Mount
 from wherry.linux.tree import Usage
 from wherry.store.ingest import in_thread
-from wherry.store.snapshots.backend import PENDING, REBASE, Backend, Settle
+from wherry.store.snapshots.backend import PENDING, REBASE, Backend, Settle, UnsupportedError
 from wherry.store.snapshots.directories import Directories
 from wherry.store.snapshots.overlay import Overlay
 from wherry.store.snapshots.overlayfs import copy_root, is_pending, make_upper
@@ -37,7 +36,7 @@ _IMAGE = "layer.erofs"
 _ROOT = "root"
 
 #: Equal trees give equal images: no random number, and the time of making is a constant. Files keep their own times if
-#: that is later than any (mkfs.erofs 1.5's -T would give it to them all).
+#: that is later than any, as this one: unsigned, two seconds before 1970. (mkfs.erofs 1.5's -T changes them all.)
 _FLAGS = ("--quiet", "--preserve-mtime", "-U", "00000000-0000-0000-0000-000000000000")
 _ENVIRONMENT = {"SOURCE_DATE_EPOCH": str(2**64 - 2)}
 
@@ -46,6 +45,8 @@ _SPARSE_FLAGS = ("--chunksize=4096",)
 #: Bytes of holes that are worth it.
 _SPARSE = 16 << 20
 
+_NAME_MAX = 255
+
 
 class Erofs(Backend):
     """Directories `fs` and `work` for each active snapshot, and a file `layer.erofs` for each committed one."""
@@ -53,10 +54,10 @@ class Erofs(Backend):
     capabilities = (REBASE,)
 
     def __init__(self, root: str, settle: Settle) -> None:
-        """FailedPrecondition, with the reason, where this system cannot make or mount images. Raises OSError."""
+        """UnsupportedError, with the reason, where this system cannot make or mount images. Raises OSError."""
         self._mkfs = shutil.which(_MKFS) or ""
         if not self._mkfs:
-            raise FailedPrecondition(f"{_MKFS} is not installed (Debian's package erofs-utils)")
+            raise UnsupportedError(f"{_MKFS} is not installed (Debian's package erofs-utils)")
         self._directories = Directories(root)
         self._mount_points = os.path.join(root, "mounts")
         os.makedirs(self._mount_points, mode=0o700, exist_ok=True)
@@ -110,7 +111,8 @@ class Erofs(Backend):
             copy_root(self.directories.path(parents[0], _ROOT), upper)
         made = self.directories.reserve()
         try:
-            await in_thread(lambda: self._make_image(upper, made, directory))
+            await self._make_image(upper, made)
+            await in_thread(lambda: _place_image(made, upper, directory))
         except BaseException:
             await self.directories.remove_new(made)
             raise
@@ -150,25 +152,28 @@ class Erofs(Backend):
             self._held.subtract(ids)
             self._held = +self._held
 
-    def _make_image(self, upper: str, made: str, directory: str) -> None:
-        flags = _SPARSE_FLAGS if _holes(upper) >= _SPARSE else ()
-        ended = subprocess.run(
-            [self._mkfs, *_FLAGS, *flags, made, upper],
+    async def _make_image(self, upper: str, image: str) -> None:
+        tree = await in_thread(lambda: _Tree(upper))
+        flags = _SPARSE_FLAGS if tree.holes >= _SPARSE else ()
+        process = await asyncio.create_subprocess_exec(
+            *(self._mkfs, *_FLAGS, *flags, image, upper),
             env={**os.environ, **_ENVIRONMENT},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
         )
-        if ended.returncode:
-            said = (ended.stderr + ended.stdout).decode(errors="replace").strip()
+        try:
+            output, _ = await process.communicate()
+        except BaseException:
+            process.kill()
+            await process.wait()
+            raise
+        if process.returncode:
+            said = output.decode(errors="replace").strip()[-1000:]
+            if tree.long_name:
+                said += f" (mkfs.erofs 1.5 takes no names of 255 bytes, as that of {tree.long_name})"
             kind = ResourceExhausted if "No space left" in said else Unknown
-            raise kind(f"{_MKFS} of {upper} ended with {ended.returncode}: {said[-1000:]}")
-        root = os.path.join(directory, _ROOT)
-        os.makedirs(root, exist_ok=True)
-        copy_root(upper, root)
-        _sync(made)
-        os.rename(made, os.path.join(directory, _IMAGE))
-        for path in (directory, os.path.dirname(directory)):
-            _sync(path)
+            raise kind(f"{_MKFS} of {upper} ended with {process.returncode}: {said}")
 
     def _remove_upper(self, id: int) -> None:
         parts = [self.directories.retire_part(id, name) for name in ("fs", "work")]
@@ -195,31 +200,47 @@ class Erofs(Backend):
 
 
 def _check_kernel(directory: str) -> None:
-    """FailedPrecondition if the kernel has no erofs or no loop devices. A module is loaded if need be."""
+    """UnsupportedError if the kernel has no erofs or no loop devices. A module is loaded if need be."""
     try:
         mount.mount(directory, directory, "erofs", mount.MS_RDONLY)  # not a block device, but the type comes first
     except OSError as error:
         if error.errno == ENODEV:
-            raise FailedPrecondition("the kernel has no erofs (modprobe erofs)") from None
+            raise UnsupportedError("the kernel has no erofs (modprobe erofs)") from None
         if error.errno == EPERM:
-            raise FailedPrecondition("mounting erofs takes the privileges of the initial user namespace") from None
+            raise UnsupportedError("mounting erofs takes the privileges of the initial user namespace") from None
     if not os.path.exists("/dev/loop-control"):
-        raise FailedPrecondition("the kernel has no loop devices (modprobe loop)")
+        raise UnsupportedError("the kernel has no loop devices (modprobe loop)")
 
 
-def _holes(path: str) -> int:
-    """Return the bytes in a tree that its files have by their sizes, and not on the disk."""
-    found = 0
-    pending = [path]
-    while pending:
-        with os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                status = entry.stat(follow_symlinks=False)
-                if stat.S_ISDIR(status.st_mode):
-                    pending.append(entry.path)
-                elif stat.S_ISREG(status.st_mode):
-                    found += max(0, status.st_size - status.st_blocks * 512)
-    return found
+class _Tree:
+    """What is to be known of a tree before an image is made of it. Raises OSError."""
+
+    def __init__(self, path: str) -> None:
+        #: Bytes that its files have by their sizes, and not on the disk.
+        self.holes = 0
+        #: A file whose name is as long as names can be.
+        self.long_name = ""
+        pending = [path]
+        while pending:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISDIR(status.st_mode):
+                        pending.append(entry.path)
+                    elif stat.S_ISREG(status.st_mode):
+                        self.holes += max(0, status.st_size - status.st_blocks * 512)
+                    if len(os.fsencode(entry.name)) == _NAME_MAX:
+                        self.long_name = entry.path
+
+
+def _place_image(made: str, upper: str, directory: str) -> None:
+    root = os.path.join(directory, _ROOT)
+    os.makedirs(root, exist_ok=True)
+    copy_root(upper, root)
+    _sync(made)
+    os.rename(made, os.path.join(directory, _IMAGE))
+    for path in (directory, os.path.dirname(directory)):
+        _sync(path)
 
 
 def _sync(path: str) -> None:
