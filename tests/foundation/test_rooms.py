@@ -70,7 +70,7 @@ MAY_IMPORT = {
         "identifiers",
         "errors",
     },
-    "cli": {"startup", "client", "protobuf", "errors"},
+    "cli": {"startup", "client", "registry", "transfer", "protobuf", "errors"},
 }
 
 #: Imports that the table does not allow and that stay, each with its reason.

@@ -13,6 +13,7 @@ from wherry.errors import Error, InvalidArgument, Unimplemented, from_status
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from typing import Any
 
     from wherry.cli.main import Session
     from wherry.client.connection import Channel
@@ -70,7 +71,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
 def pull(options: argparse.Namespace, session: Session) -> Image:
     """Pull an image as the flags say, and show it."""
     from wherry.client.images import full_name
-    from wherry.client.transfer import Transferrer, pull_through
+    from wherry.client.transfer import Transferrer
 
     reference = full_name(options.image)
     labels = pairs(options.label)
@@ -78,25 +79,25 @@ def pull(options: argparse.Namespace, session: Session) -> Image:
 
     async def work(channel: Channel) -> Image:
         with show(options, "Pulling", "Pulled", reference) as on_progress:
+            flags: dict[str, Any] = {
+                "name": options.name,
+                "platforms": options.platform,
+                "all_platforms": options.all_platforms,
+                "unpack": not options.no_unpack,
+                "snapshotter": options.snapshotter,
+                "labels": labels,
+                "registry": place,
+                "on_progress": on_progress,
+            }
             try:
-                return await Transferrer(channel, session.namespace).pull(
-                    reference,
-                    name=options.name,
-                    platforms=options.platform,
-                    all_platforms=options.all_platforms,
-                    unpack=not options.no_unpack,
-                    snapshotter=options.snapshotter,
-                    labels=labels,
-                    registry=place,
-                    on_progress=on_progress,
-                )
+                return await Transferrer(channel, session.namespace).pull(reference, **flags)
             except Unimplemented:
-                return await pull_through(channel, session.namespace, reference)
+                from wherry.transfer.transferrer import LocalTransferrer
+
+                return await LocalTransferrer(channel, session.namespace).pull(reference, **flags)
 
     try:
         return session.run_in_loop(work)
-    except Unimplemented:
-        raise
     except Error as error:
         raise from_status(error.code, f"pull of {reference}: {error.message}") from None
 
@@ -104,7 +105,7 @@ def pull(options: argparse.Namespace, session: Session) -> Image:
 def pull_to_run(name: str, snapshotter: str, session: Session) -> bool:
     """Pull an image for a container that is to run, and show that to people, on standard error.
 
-    False if there is no way to: the daemon pulls nothing, or the name is none of a registry's.
+    False if the name is none of a registry's.
     """
     from wherry.client.images import full_name
 
@@ -115,8 +116,5 @@ def pull_to_run(name: str, snapshotter: str, session: Session) -> bool:
     flags = FlagParser()
     add_arguments(flags)  # type: ignore[arg-type]
     options = flags.parse(["--snapshotter", snapshotter, name] if snapshotter else [name])
-    try:
-        pull(options, session)  # type: ignore[arg-type]
-    except Unimplemented:
-        return False
+    pull(options, session)  # type: ignore[arg-type]
     return True

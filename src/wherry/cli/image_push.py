@@ -11,6 +11,7 @@ from wherry.errors import Error, InvalidArgument, Unimplemented, from_status
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from typing import Any
 
     from wherry.cli.main import Session
     from wherry.client.connection import Channel
@@ -44,17 +45,16 @@ def run(options: argparse.Namespace, session: Session) -> int:
 
     async def work(channel: Channel) -> None:
         with show(options, "Pushing", "Pushed", reference) as on_progress:
-            await Transferrer(channel, session.namespace).push(
-                image.name, reference, platforms=options.platform, registry=place, on_progress=on_progress
-            )
+            flags: dict[str, Any] = {"platforms": options.platform, "registry": place, "on_progress": on_progress}
+            try:
+                await Transferrer(channel, session.namespace).push(image.name, reference, **flags)
+            except Unimplemented:
+                from wherry.transfer.transferrer import LocalTransferrer
+
+                await LocalTransferrer(channel, session.namespace).push(image.name, reference, **flags)
 
     try:
         session.run_in_loop(work)
-    except Unimplemented:
-        raise Unimplemented(
-            f"push to {reference}: the daemon has no Transfer service, which containerd has since 1.7: export the "
-            "image and push the archive with another tool, as skopeo"
-        ) from None
     except Error as error:
         raise from_status(error.code, f"push to {reference}: {error.message}") from None
     if options.json:

@@ -14,7 +14,7 @@ from wherry.client.run import (
     remove_container,
     start_attached,
 )
-from wherry.errors import Error, InvalidArgument, Unimplemented
+from wherry.errors import Error, InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
 def _prepare(options: argparse.Namespace, session: Session, wanted: RunOptions, timing: Timing) -> Prepared:
     """Make the container's record, after its image has been pulled if it must be."""
     if options.pull == "always" and not options.rootfs and not _pull(options, session, timing):
-        raise Unimplemented(f'--pull always: the daemon cannot pull "{options.image}"')
+        raise InvalidArgument(f'--pull always: "{options.image}" is no name of an image in a registry')
     try:
         return session.run(create_container(session.client, options.image, wanted, timing))
     except ImageNotFound:

@@ -17,7 +17,7 @@ from wherry.api.typeurl import pack
 from wherry.client.images import Images
 from wherry.client.leases import Leases
 from wherry.client.streams import Receiver, Stream, open_stream, send_bytes
-from wherry.errors import DataLoss, InvalidArgument, Unimplemented
+from wherry.errors import DataLoss, InvalidArgument
 from wherry.oci.platform import Platform
 from wherry.rpc.channel import Stub
 from wherry.rpc.context import metadata_for
@@ -321,11 +321,3 @@ def _message(platform: Platform) -> types_pb2.Platform:
 def _unpack(store: transfer_pb2.ImageStore, platforms: Sequence[types_pb2.Platform], snapshotter: str) -> None:
     for platform in platforms or (_message(Platform.host()),):
         store.unpacks.append(transfer_pb2.UnpackConfiguration(platform=platform, snapshotter=snapshotter))
-
-
-async def pull_through(channel: Channel, namespace: str, reference: str) -> Image:
-    """Pull an image through a daemon that has no Transfer service, into its content store."""
-    raise Unimplemented(
-        f"pull {reference}: the daemon has no Transfer service, which containerd has since 1.7: pull with another "
-        "tool, as skopeo, and import the archive"
-    )

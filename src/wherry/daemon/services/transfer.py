@@ -11,8 +11,9 @@ from wherry.api import typeurl
 from wherry.api.services.transfer.v1 import transfer_pb2 as api
 from wherry.api.types.transfer import transfer_pb2 as types
 from wherry.api.wellknown_pb2 import Empty
-from wherry.errors import Error, InvalidArgument, Unavailable, Unimplemented, from_status
+from wherry.errors import InvalidArgument, Unavailable, Unimplemented
 from wherry.rpc.service import Service
+from wherry.transfer import operations
 from wherry.transfer.image_store import ImageStore, platform_from
 from wherry.transfer.progress import Progress, Report
 from wherry.transfer.streams import ByteReceiver, ByteSender, ThreadReader, ThreadWriter
@@ -106,46 +107,21 @@ class _Call:
 
 
 async def _pull(call: _Call, source: types.OCIRegistry, destination: types.ImageStore) -> None:
-    from wherry.transfer.pull import Puller, check_target
-
     store = ImageStore.from_message(destination)
-    where = f"OCI Registry ({source.reference})"
     async with call.repository(source) as repository, call.session() as session:
-        call.progress.say(f"Resolving from {where}")
-        try:
-            target = await repository.resolve()
-        except Error as error:
-            raise from_status(error.code, f"failed to resolve image: {error.message}") from None
-        check_target(target, source.reference)
-        await call.service._verifiers.verify(source.reference, target)
-        call.progress.say(f"Pulling from {where}")
-        call.progress.say("fetching image content", source.reference, target)
-        await Puller(session, repository, store, call.progress).pull(target)
-        for image in await store.save(session.images, target, store.names(target)):
-            call.progress.say("saved", image.name, target)
-        call.progress.say(f"Completed pull from {where}")
+        await operations.pull(session, repository, store, call.progress, call.service._verifiers.verify)
 
 
 async def _push(call: _Call, source: types.ImageStore, destination: types.OCIRegistry) -> None:
-    from wherry.transfer.push import Pusher
-
     store = ImageStore.from_message(source)
-    where = f"OCI Registry ({destination.reference})"
     async with call.repository(destination) as repository, call.session() as session:
-        target = await session.target(store.name)
-        call.progress.say(f"Pushing to {where}")
-        call.progress.say("pushing content", store.name, target)
-        pushed = await Pusher(session, repository, store.selection, call.progress).push(target)
-        call.progress.say("pushed content", store.name, pushed)
-        call.progress.say(f"Completed push to {where}", "", pushed)
+        await operations.push(session, store, repository, call.progress)
 
 
 async def _tag(call: _Call, source: types.ImageStore, destination: types.ImageStore) -> None:
     store, other = ImageStore.from_message(source), ImageStore.from_message(destination)
     async with call.session() as session:
-        target = await session.target(store.name)
-        for image in await other.save(session.images, target, other.names(target)):
-            call.progress.say("saved", image.name, target)
+        await operations.tag(session, store, other, call.progress)
 
 
 async def _import(call: _Call, source: types.ImageImportStream, destination: types.ImageStore) -> None:
