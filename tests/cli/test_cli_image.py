@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import tarfile
@@ -111,8 +113,22 @@ def test_a_terminal_is_no_place_for_an_archive(wherry: Wherry) -> None:
 def test_an_import_tells_its_steps_in_a_terminal(wherry: Wherry, busybox_archive: Path) -> None:
     with wherry.terminal("image", "import", busybox_archive) as terminal:
         assert terminal.wait() == 0
-    lines = terminal.text.split("\r\n")
-    assert [line.split()[0] for line in lines if line] == ["blob"] * 4 + ["unpack"] * 2 + [BUSYBOX]
+    if wherry.daemon.kind == "containerd":  # without a Transfer service
+        lines = terminal.text.split("\r\n")
+        assert [line.split()[0] for line in lines if line] == ["blob"] * 4 + ["unpack"] * 2 + [BUSYBOX]
+        return
+    *_drawn, last = re.split(r"\x1b\[\d+A\r\x1b\[J", terminal.text)
+    head, *layers, name, end = last.split("\r\n")
+    assert head.startswith("Imported /")
+    assert [line.split(": ")[1] for line in layers] == ["Pull complete"] * 2
+    assert (name, end) == (f"{BUSYBOX}  {DIGEST}", "")
+
+
+def test_an_import_as_json(wherry: Wherry, busybox_archive: Path) -> None:
+    *events, last = [json.loads(line) for line in wherry("image", "import", "--json", busybox_archive).splitlines()]
+    assert (last["image"]["name"], last["image"]["target"]["digest"]) == (BUSYBOX, DIGEST)
+    assert wherry.daemon.kind == "containerd" or events[-1]["event"] == "Completed import"
+    assert wherry.fails("image", "import", "--json", "-q", busybox_archive).startswith("--quiet and --json")
 
 
 def test_a_rootfs_becomes_an_image(wherry: Wherry, busybox_rootfs: Path) -> None:

@@ -53,6 +53,7 @@ _WORDS = {
     "extracted": "Pull complete",
 }
 _PUSH_WORDS = {"complete": "Pushed", "already exists": "Layer already exists"}
+_COUNTED = frozenset(("downloading", "uploading", "pushing"))
 _DONE = frozenset(("complete", "already exists", "extracted"))
 
 #: Blobs that are too small to have lines: their names begin so.
@@ -152,16 +153,17 @@ class _Blob:
     def line(self, width: int, words: dict[str, str]) -> str:
         """Return its line, in at most `width` columns."""
         word = words.get(self.event, printable(self.event))
-        # Who tells all of the bytes from the beginning tells nothing by them: an extraction.
-        told = self.total and not (self.event == "extracting" and self.progress == self.total)
-        if self.event in _DONE or self.event == "waiting" or not told:
+        # An extraction that tells all of its bytes from the beginning tells nothing by them.
+        counted = self.event in _COUNTED or 0 < self.progress < self.total
+        if self.event in _DONE or not self.total or not counted:
             return f"{self.short}: {word}"[:width]
         share = min(1.0, self.progress / self.total)
+        percent = f"{int(share * 100)}%"
         figures = f"{size(self.progress)}/{size(self.total)}"
         if width < _WITH_FIGURES:
-            return f"{self.short}: {word} {share:.0%}"[:width]
+            return f"{self.short}: {word} {percent}"[:width]
         if width < _WITH_BAR:
-            return f"{self.short}: {word:<11} {share:>4.0%}  {figures}"[:width]
+            return f"{self.short}: {word:<11} {percent:>4}  {figures}"[:width]
         speed = f"{size(int(self.speed))}/s" if self.speed else ""
         right = f"{figures:>19}  {speed:>12}"
         room = min(50, width - len(f"{self.short}: {word:<11} []  {right}"))

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _DANGLING = re.compile(r"(import-\d{4}-\d\d-\d\d@)?[a-z0-9]+:[0-9a-f]{32,}")
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 _SECONDS = (86400, 3600, 60, 1)
+#: What the Kubernetes side of containerd labels images with that must stay.
+_PINNED = "io.cri-containerd.pinned"
 _SNAPSHOT_LABEL = "containerd.io/gc.ref.snapshot."
 
 
@@ -58,7 +60,9 @@ async def prunable(client: Client, options: PruneOptions) -> list[Image]:
     used = await _used(client, images)
     found = []
     for image in images:
-        if image.target.digest in used or not (options.all or _DANGLING.fullmatch(image.name)):
+        if image.target.digest in used or image.labels.get(_PINNED) == "pinned":
+            continue
+        if not (options.all or _DANGLING.fullmatch(image.name)):
             continue
         if all(matches(image) for matches in options.filters):
             found.append(image)

@@ -32,7 +32,8 @@ _OPTIONS = [
     ("grpc.max_metadata_size", 1 << 20),
     # A daemon that restarts is back within a second, and the default waits up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # In spite of its name, the least time that one attempt is given. A busy daemon takes connections late.
+    ("grpc.min_reconnect_backoff_ms", 10000),
     ("grpc.max_reconnect_backoff_ms", 3000),
 ]
 

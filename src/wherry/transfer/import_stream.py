@@ -36,6 +36,8 @@ class Importer:
         self._images = session.images
         self._content = session.content
         self._seen: dict[str, bool] = {}
+        #: The platforms of images that are not wanted.
+        self._others: set[str] = set()
         self._manifests: dict[str, ImageManifest] = {}
 
     async def run(self, file: BinaryIO) -> list[Image]:
@@ -49,7 +51,9 @@ class Importer:
         kept = [target for target in targets if await self._keep(target[1])]
         if not kept:
             wanted = ", ".join(map(str, self._store.selection.platforms))
-            raise NotFound(f"image for {wanted} in the archive" if targets and wanted else "image in the archive")
+            others = ", ".join(sorted(self._others))
+            which = f"image for {wanted} in the archive" if targets and wanted else "image in the archive"
+            raise NotFound(f"{which}: it is for {others}" if others else which)
         await self._unpack()
         return await self._name(kept)
 
@@ -97,6 +101,7 @@ class Importer:
     async def _keep_manifest(self, document: Manifest) -> bool:
         manifest = await self._images.with_config(document)
         if not self._store.selection.wants(manifest.platform):
+            self._others.add(str(manifest.platform))
             return False
         await self._images.check_layers(manifest)
         await self._content.update_labels(document.descriptor.digest, reference_labels(document))
