@@ -286,7 +286,7 @@ class Transport:
             if upload.failure is not None:
                 raise upload.failure from None
             failure = _failure(about, error)
-            self._debug(f"{method} {shown(url)}: {failure.message}")
+            self._debug(f"{method} {shown(url)}: {failure.message.removeprefix(f'{about}: ')}")
             raise failure from None
         content = response.headers.get("Content-Type", "")
         length = response.headers.get("Content-Length", "?")
