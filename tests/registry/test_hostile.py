@@ -547,3 +547,50 @@ async def test_tags_that_are_none(hostile: Hostile, repository: Repository, body
 async def test_a_repository_without_tags(hostile: Hostile, repository: Repository) -> None:
     hostile.on("GET", "/v2/a/tags/list", answer(200, b'{"name": "a", "tags": null}'))
     assert [tag async for tag in repository.tags()] == []
+
+
+# What headers may hold
+
+
+async def test_headers_that_are_no_utf_8(hostile: Hostile, repository: Repository) -> None:
+    for name in ("Content-Type", "Docker-Content-Digest", "Location", "WWW-Authenticate", "Content-Encoding", "Link"):
+        for status, challenge in ((200, b""), (307, b""), (401, b"Bearer realm=http://127.0.0.1:1/,service=")):
+            line = name.encode() + b": " + challenge + b"\xff\xfe\x1b[2J\r\n"
+            both(hostile, raw(b"HTTP/1.1 %d X\r\n%sContent-Length: 2\r\n\r\n{}" % (status, line)))
+            with pytest.raises(Error) as caught:
+                await repository.resolve()
+            assert caught.value.message.isprintable()
+
+
+async def test_an_error_that_never_ends(hostile: Hostile, connect: Connect) -> None:
+    client = await connect(stall_timeout=0.5)
+
+    async def behave(asked: Asked, connection: Connection) -> None:
+        await connection.head(404, {"Content-Length": "60000"})
+        while True:
+            await connection.send(b"x")
+            await asyncio.sleep(0.1)
+
+    hostile.on("GET", BLOB, behave)
+    with pytest.raises(NotFound, match="answered 404"):
+        await collected(client.repository(f"{hostile.host}/a").fetch(LAYER))
+
+
+async def test_a_server_that_waits_for_the_end_of_a_line(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not every server that speaks no TLS says so: one may take the handshake for the beginning of a request."""
+    monkeypatch.setattr("wherry.registry.transport._PROBE_TIMEOUT", 0.3)
+    client = await connect()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if await reader.read(1) != b"\x16":
+            await reader.readuntil(b"\r\n\r\n")
+            headers = f"Content-Type: {MANIFEST}\r\nDocker-Content-Digest: {digest(DOCUMENT)}\r\n"
+            writer.write(f"HTTP/1.1 200 OK\r\n{headers}Content-Length: {len(DOCUMENT)}\r\n\r\n".encode())
+        else:
+            await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        assert (await client.repository(f"127.0.0.1:{port}/a:1").resolve()).digest == digest(DOCUMENT)
+        server.close()

@@ -30,6 +30,7 @@ from wherry.errors import (
     Error,
     FailedPrecondition,
     InvalidArgument,
+    NotFound,
     PermissionDenied,
     ResourceExhausted,
     Unavailable,
@@ -405,3 +406,16 @@ async def test_no_referrers(hostile: Hostile, repository: Repository) -> None:
 async def test_delete(hostile: Hostile, repository: Repository) -> None:
     hostile.on("DELETE", f"/v2/a/manifests/{digest(PLAIN)}", answer(202))
     await repository.delete_manifest(digest(PLAIN))
+
+
+async def test_a_registry_that_forgets_amid_an_upload(hostile: Hostile, repository: Repository) -> None:
+    """Another of several registries behind one name, which knows nothing of the upload that was begun."""
+    uploads = Uploads(hostile)
+    hostile.on("PUT", "/upload/1", error(404, "BLOB_UPLOAD_UNKNOWN"), reads_itself(uploads.put))
+    hostile.on("GET", "/upload/1", error(404, "BLOB_UPLOAD_UNKNOWN"))
+    assert await repository.push_blob(LAYER, reader()) is Pushed.PUSHED
+    assert hostile.count("POST") == 2
+    hostile.on("POST", UPLOADS, error(404, "NAME_UNKNOWN"))
+    with pytest.raises(NotFound):
+        await repository.push_blob(LAYER, reader())
+    assert hostile.count("POST") == 3

@@ -51,8 +51,9 @@ class _Token:
 def challenges(headers: Sequence[str]) -> list[Challenge]:
     """Return the challenges of WWW-Authenticate headers (RFC 9110, 11.6.1); what is none is passed over."""
     found = []
-    for header in headers:
-        at = 0
+    for each in headers:
+        # What was no UTF-8 could not be sent on.
+        header, at = each.encode(errors="replace").decode(), 0
         while match := _SCHEME.match(header, at):
             at = match.end()
             parameters = []
@@ -109,7 +110,7 @@ class Authorizer:
         if found is None:
             if used or not offered:
                 raise self.refused(request, server, headers, refusal)
-            names = ", ".join(sorted({excerpt(each.scheme.encode()) for each in offered}))
+            names = ", ".join(sorted({excerpt(each.scheme) for each in offered}))
             raise Unauthenticated(f"{request.about}: {request.host.address} wants {names}; Basic and Bearer are known")
         # The scope is of this request, not of the origin.
         self._challenges[server] = Challenge(
@@ -175,7 +176,7 @@ class Authorizer:
     ) -> _Token:
         realm = challenge["realm"]
         parts = urllib.parse.urlsplit(joined(realm, "", f"{request.about}: {request.host.address}: token"))
-        about = f"{request.about}: token of {excerpt(parts.netloc.encode())}"
+        about = f"{request.about}: token of {excerpt(parts.netloc)}"
         if server.startswith("https:") and parts.scheme == "http" and credentials.secret:
             raise FailedPrecondition(f"{about}: credentials are not sent to it, since it is not encrypted")
         asked = Request(

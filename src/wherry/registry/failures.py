@@ -81,7 +81,7 @@ def of_answer(about: str, host: str, status: int, headers: Mapping[str, str], bo
     if not words:
         shown = excerpt(body)
         content = headers.get("Content-Type", "no Content-Type").partition(";")[0]
-        words = f"no errors of a registry but {excerpt(content.encode())}: {shown}" if shown else ""
+        words = f"no errors of a registry but {excerpt(content)}: {shown}" if shown else ""
     error = kind(f"{about}: {host} answered {status}{words and ': ' + words}")
     if isinstance(error, TooManyRequests):
         error.asked = retry_after(headers.get("Retry-After"))
@@ -96,12 +96,15 @@ def _reported(body: bytes) -> tuple[str, list[str]]:
     except (ValueError, AttributeError, TypeError, RecursionError):
         return "", []
     texts = [f"{message or code}{f' ({code})' if message and code else ''}" for code, message in found[:3]]
-    return excerpt("; ".join(text for text in texts if text).encode()), [code for code, _ in found]
+    return excerpt("; ".join(text for text in texts if text)), [code for code, _ in found]
 
 
-def excerpt(text: bytes) -> str:
+def excerpt(text: bytes | str) -> str:
     """Return the beginning of a text with nothing in it that a terminal would act upon."""
-    words = " ".join(text[: 4 * _EXCERPT].decode(errors="replace").split())
+    beginning = text[: 4 * _EXCERPT]
+    if isinstance(beginning, bytes):
+        beginning = beginning.decode(errors="replace")
+    words = " ".join(beginning.split())
     shown = "".join(character if character.isprintable() else "." for character in words)
     return shown if len(shown) <= _EXCERPT else shown[:_EXCERPT] + "…"
 

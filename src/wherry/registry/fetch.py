@@ -114,7 +114,7 @@ def _check(source: Source, answer: Answer, offset: int) -> int:
     about = f"{source.request.about}: {urllib.parse.urlsplit(answer.url).netloc}"
     encoding = headers.get("Content-Encoding", "identity")
     if encoding not in ("identity", ""):
-        raise FailedPrecondition(f"{about} answers encoded as {excerpt(encoding.encode())}, unasked")
+        raise FailedPrecondition(f"{about} answers encoded as {excerpt(encoding)}, unasked")
     if answer.status == 416:
         raise FailedPrecondition(f"{about} has no byte {offset}, though there should be {source.size}")
     begin = 0
@@ -123,7 +123,7 @@ def _check(source: Source, answer: Answer, offset: int) -> int:
         match = _CONTENT_RANGE.fullmatch(content_range)
         if match is None or int(match[1]) != offset or match[3] not in ("*", str(source.size)):
             raise FailedPrecondition(
-                f'{about}: bytes from {offset} of {source.size} were asked for, not "{excerpt(content_range.encode())}"'
+                f'{about}: bytes from {offset} of {source.size} were asked for, not "{excerpt(content_range)}"'
             )
         begin = offset
     length = answer.response.content_length

@@ -88,7 +88,10 @@ class Upload:
                         await self._patch()
                     await self._put(b"", 0)
                 return
-            except (Unavailable, TooManyRequests) as error:
+            except (Unavailable, TooManyRequests, NotFound) as error:
+                # An upload may be forgotten; a repository that is not there stays so.
+                if isinstance(error, NotFound) and not self._location:
+                    raise
                 fruitless += 1
                 if fruitless >= self._transport.options.tries:
                     raise
@@ -203,7 +206,7 @@ class Upload:
             # A registry that does not know that TLS is spoken before it.
             target = urllib.parse.urlunsplit(parts._replace(scheme="https", netloc=here.netloc))
         elif (here.scheme, parts.scheme) == ("https", "http"):
-            raise FailedPrecondition(f"{self._about}: no upload to {excerpt(origin(target).encode())}")
+            raise FailedPrecondition(f"{self._about}: no upload to {excerpt(origin(target))}")
         self._location = target
         least = answer.headers.get("OCI-Chunk-Min-Length", "")
         if self._chunk and least.isascii() and least.isdigit():
@@ -255,7 +258,7 @@ def check_digest(headers: Mapping[str, str], digest: str, about: str) -> None:
     """FailedPrecondition if a registry says that it has stored something else."""
     found = headers.get("Docker-Content-Digest", digest)
     if found != digest and found.partition(":")[0] == digest.partition(":")[0]:
-        raise FailedPrecondition(f"{about}: the registry stored {excerpt(found.encode())}")
+        raise FailedPrecondition(f"{about}: the registry stored {excerpt(found)}")
 
 
 async def _generated(source: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:

@@ -227,10 +227,10 @@ class Repository:
         found = manifest.parse_json(answer.body, about).get("mediaType") or ""
         if not isinstance(found, str) or (media_type and found and found != media_type):
             raise FailedPrecondition(
-                f"{about}: sent as {media_type}, but its mediaType is {excerpt(str(found).encode())}"
+                f"{about}: sent as {excerpt(media_type)}, but its mediaType is {excerpt(str(found))}"
             )
         media_type = media_type or found
-        if not media_type:
+        if not media_type.isascii() or not media_type.isprintable() or not media_type:
             raise FailedPrecondition(f"{about}: neither its Content-Type nor the document says what it is")
         digest = expected or await asyncio.to_thread(digests.of, answer.body)
         return Descriptor(media_type, digest, len(answer.body)), answer.body
@@ -341,9 +341,9 @@ def _media_type(answer: Document, about: str) -> str:
         raise InvalidArgument(f"{about}: Docker's image format of schema 1, which is not supported: convert the image")
     if text in _UNSPECIFIC:
         return ""
-    if not text.endswith("+json"):
+    if not text.endswith("+json") or not (text.isascii() and text.isprintable()):
         raise FailedPrecondition(
-            f"{about} answers {excerpt(text.encode())}, which is no manifest: is this the address of a registry?"
+            f"{about} answers {excerpt(text)}, which is no manifest: is this the address of a registry?"
         )
     return text
 
@@ -354,6 +354,6 @@ def _stated_digest(answer: Document, about: str) -> str:
         try:
             digests.validate(digest)
         except InvalidArgument:
-            shown = excerpt(digest.encode())
+            shown = excerpt(digest)
             raise FailedPrecondition(f'{about}: its Docker-Content-Digest "{shown}" is no digest') from None
     return digest

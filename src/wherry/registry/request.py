@@ -70,7 +70,7 @@ def joined(url: str, reference: str, about: str) -> str:
             return target
     except ValueError:
         pass  # no address at all
-    shown = excerpt((reference or url).encode(errors="replace"))
+    shown = excerpt(reference or url)
     raise FailedPrecondition(f'{about}: sent to "{shown}", which is no HTTP address')
 
 

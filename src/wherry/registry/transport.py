@@ -173,8 +173,9 @@ class Transport:
     async def _error(self, request: Request, answer: Answer) -> Error:
         """Read what is wrong, and end the answer."""
         try:
-            body = await self._read(request, answer, _MAX_ERROR, cut=True)
-        except Interrupted:
+            async with asyncio.timeout(self.options.stall_timeout):
+                body = await self._read(request, answer, _MAX_ERROR, cut=True)
+        except (Interrupted, TimeoutError):
             body = b""
         finally:
             answer.response.close()
@@ -235,7 +236,7 @@ class Transport:
     @staticmethod
     def _check_redirection(request: Request, url: str, target: str, status: int) -> None:
         parts = urllib.parse.urlsplit(target)
-        here, there = urllib.parse.urlsplit(url).netloc, failures.excerpt(shown(target).encode())
+        here, there = urllib.parse.urlsplit(url).netloc, failures.excerpt(shown(target))
         where = f"{request.about}: {here} redirects to {there}"
         if url.startswith("https:") and parts.scheme == "http" and not request.verified:
             raise FailedPrecondition(f"{where}, which is not encrypted")
@@ -285,11 +286,11 @@ class Transport:
             if upload.failure is not None:
                 raise upload.failure from None
             failure = _failure(about, error)
-            self._debug(f"{method} {shown(url)}: {failure.message}")
+            self._debug(f"{method} {shown(url)}: {failure.message.removeprefix(f'{about}: ')}")
             raise failure from None
         content = response.headers.get("Content-Type", "")
         length = response.headers.get("Content-Length", "?")
-        self._debug(f"{method} {shown(url)}: {response.status} {failures.excerpt(content.encode())} {length} bytes")
+        self._debug(f"{method} {shown(url)}: {response.status} {failures.excerpt(content)} {length} bytes")
         return response
 
     async def _read(self, request: Request, answer: Answer, limit: int, *, cut: bool = False) -> bytes:
@@ -298,7 +299,7 @@ class Transport:
         about = f"{request.about}: {urllib.parse.urlsplit(answer.url).netloc}"
         encoding = answer.response.headers.get("Content-Encoding", "identity")
         if encoding not in ("identity", "") and not cut:
-            raise FailedPrecondition(f"{about} answers encoded as {failures.excerpt(encoding.encode())}, unasked")
+            raise FailedPrecondition(f"{about} answers encoded as {failures.excerpt(encoding)}, unasked")
         try:
             while piece := await answer.response.content.readany():
                 pieces.append(piece)
@@ -386,11 +387,11 @@ def _failure(about: str, error: Exception) -> Error:
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return _NoTls(f"{about}: no connection in time")
     if isinstance(error, (aiohttp.InvalidURL, ValueError)):
-        return FailedPrecondition(f"{about}: {failures.excerpt(str(error).encode())}")
+        return FailedPrecondition(f"{about}: {failures.excerpt(str(error))}")
     if isinstance(error, TimeoutError):
         return Interrupted(f"{about}: said nothing for too long")
     if isinstance(error, aiohttp.ClientResponseError):
-        return Unavailable(f"{about}: does not answer in HTTP: {failures.excerpt(error.message.encode())}")
+        return Unavailable(f"{about}: does not answer in HTTP: {failures.excerpt(error.message)}")
     if isinstance(error, aiohttp.ClientPayloadError):
         return Interrupted(f"{about}: broke off amid its answer")
     if isinstance(error, aiohttp.ServerDisconnectedError):
@@ -405,4 +406,4 @@ def _words(error: Exception) -> str:
         return f"no address found: {error.strerror}"
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno).lower()
-    return failures.excerpt(str(error).encode()) or type(error).__name__
+    return failures.excerpt(str(error)) or type(error).__name__
