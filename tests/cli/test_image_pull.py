@@ -190,4 +190,3 @@ def test_a_daemon_that_pulls_nothing_has_it_done(containerd: Containerd, plain: 
     assert theirs("run", "--rm", "--pull", "always", other, "cat", "/etc/motd") == "second layer\n"
     assert "not found" in theirs.fails("pull", f"{plain.host}/no/such:1")
     assert containerd.ctr("leases", "ls", "-q", namespace=theirs.namespace).check().text == ""
-
