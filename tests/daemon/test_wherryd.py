@@ -55,8 +55,8 @@ async def test_the_same_services_on_both_sockets(channel: Any) -> None:
     health = Stub(channel, health_pb2.DESCRIPTOR.services_by_name["Health"])
     status = (await health.check(health_pb2.HealthCheckRequest())).status
     assert status == health_pb2.HealthCheckResponse.SERVING
-    absent = Method("containerd.services.transfer.v1.Transfer", VERSION.methods[0])
-    with pytest.raises(Unimplemented, match=r"service containerd\.services\.transfer\.v1\.Transfer"):
+    absent = Method("containerd.services.none.v1.None", VERSION.methods[0])
+    with pytest.raises(Unimplemented, match=r"service containerd\.services\.none\.v1\.None"):
         await channel.unary(absent, Empty())
 
 
@@ -84,6 +84,8 @@ def test_config_default_and_dump(tmp_path: Path) -> None:
         "log_format": "text",
         "no_shim": False,
         "ksm": False,
+        "gc": default["gc"],
+        "transfer": default["transfer"],
         "runtimes": {},
     }
 

@@ -259,14 +259,14 @@ VOLATILE = [
     ),
     Volatile(
         "^plugins ls",
-        r"^io\.containerd\.(mount-handler|mount-manager|shim|sandbox\.store|sandbox\.controller)\.v1 .*\n"
-        r"|^erofs\nloop\nbolt\nmanager\nlocal\nshim\n",
+        r"^io\.containerd\.(mount-handler|mount-manager|shim|sandbox\.store|sandbox\.controller|streaming|transfer)\.v1"
+        r" .*\n|^(erofs\n)?loop\nbolt\nmanager\nlocal\nshim\n|^manager\nlocal\n(?=linux\n)",
         "",
-        "What containerd 2 has for sandboxes, and for mounts that it makes for its clients.",
+        "What containerd 1.7 and 2 have for images that move, for sandboxes, and for mounts that they make for clients.",
     ),
     Volatile(
         "^plugins ls",
-        r"^(io\.containerd\.grpc\.v1 +)?(mounts|sandbox-controllers|sandboxes)( .*)?\n",
+        r"^(io\.containerd\.grpc\.v1 +)?(mounts|sandbox-controllers|sandboxes|streaming|transfer)( .*)?\n",
         "",
         "Their services.",
     ),
