@@ -197,7 +197,7 @@ class _Copy:
             try:
                 status = os.fstat(source)
                 if status.st_size and not self._shared(source, target):
-                    _copy_data(source, target, status.st_size)
+                    copy_data(source, target, status.st_size)
                 _copy_attributes(source, target, status)
             finally:
                 os.close(target)
@@ -214,7 +214,8 @@ class _Copy:
         return False
 
 
-def _copy_data(source: int, target: int, size: int) -> None:
+def copy_data(source: int, target: int, size: int) -> None:
+    """Copy the first `size` octets of one open file to another, empty one, holes as holes. Raises OSError."""
     start = 0
     while start < size:
         try:
