@@ -262,7 +262,7 @@ VOLATILE = [
         r"^io\.containerd\.(mount-handler|mount-manager|shim|sandbox\.store|sandbox\.controller|streaming|transfer)\.v1"
         r" .*\n|^(erofs\n)?loop\nbolt\nmanager\nlocal\nshim\n|^manager\nlocal\n(?=linux\n)",
         "",
-        "What containerd 1.7 and 2 have for images that move, for sandboxes, and for mounts that they make for clients.",
+        "What containerd 1.7 and 2 have for images that move, for sandboxes, and for mounts that they make.",
     ),
     Volatile(
         "^plugins ls",

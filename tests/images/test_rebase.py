@@ -121,6 +121,11 @@ LAYERS: dict[str, Entries] = {
     ],
     "a removal in what is removed": [entry("hidden/sub/.wh.file"), entry(".wh.hidden")],
     "a removal in what is opaque": [entry("hidden/sub/.wh.file"), entry("hidden/.wh..wh..opq")],
+    "names that are no text": [
+        entry("etc/\udcff/new", data=b"1"),
+        entry("etc/\udcfe", L, linkname="etc/passwd"),
+        entry("etc/\udcfd", L, linkname="etc/\udcfe"),
+    ],
     "removed and made again": [entry(".wh.hidden"), entry("hidden/sub/new", data=b"1")],
     "a file and a directory of one name": [
         entry("hidden", data=b"file"),
@@ -204,6 +209,22 @@ async def test_directories_keep_what_is_below(tmp_path: Path) -> None:
         "xattrs": {"user.below": b"1"},
     }
     assert merged["etc/deep"]["owner"] == (3_000_000, 9)
+
+
+async def test_a_sparse_file_stays_one(tmp_path: Path) -> None:
+    """Also when it is copied for a link from above."""
+    source = tmp_path / "source"
+    source.mkdir()
+    with open(source / "sparse", "wb") as file:
+        file.truncate(5 << 20)
+        file.seek(3 << 20)
+        file.write(b"x" * 5000)
+    packed = subprocess.run(["tar", "--sparse", "-C", source, "-cf", "-", "sparse"], check=True, capture_output=True)
+    upper, lower = await side_by_side([packed.stdout, archive([entry("hard", L, linkname="sparse")])], tmp_path)
+    for path in (lower / "sparse", upper / "sparse", upper / "hard"):
+        assert path.read_bytes() == (source / "sparse").read_bytes()
+        assert path.stat().st_blocks * 512 < 1 << 20
+    assert os.path.samefile(upper / "hard", upper / "sparse")
 
 
 async def test_a_link_to_what_no_layer_has(tmp_path: Path) -> None:

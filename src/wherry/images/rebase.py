@@ -13,15 +13,12 @@ from collections.abc import Sequence
 
 from wherry.images import metadata
 from wherry.images.pending import Link, Pending
-from wherry.linux import openat2
+from wherry.linux import openat2, tree
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-#: What copy_file_range(2) is asked for at a time.
-_PIECE = 1 << 30
 
 
 def opaque(*, user_xattrs: bool) -> str:
@@ -48,8 +45,11 @@ class _Settlement:
 
     def settle(self) -> None:
         os.umask(0)
-        for target in dict.fromkeys(link.target for link in self._pending.links):
-            self._link([link for link in self._pending.links if link.target == target])
+        by_target: dict[bytes, list[Link]] = {}
+        for link in self._pending.links:
+            by_target.setdefault(link.target, []).append(link)
+        for links in by_target.values():
+            self._link(links)
         for path, described in self._pending.directories.items():
             try:
                 self._complete(path, described=described)
@@ -64,6 +64,8 @@ class _Settlement:
         """Make a directory look as it does below, where no entry has said how."""
         source = self._open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         if source is None:
+            if not described:
+                self._inherit_group(path)
             return
         try:
             made = os.open(path, _DIRECTORY)
@@ -78,6 +80,21 @@ class _Settlement:
                 os.close(made)
         finally:
             os.close(source)
+
+    def _inherit_group(self, path: bytes) -> None:
+        """Give a directory that is new the group that it would have had from a set-group-id one below, mkdir(2)."""
+        parent = os.path.dirname(path)
+        if parent not in self._pending.directories:
+            return
+        source = self._open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if source is None:
+            return
+        try:
+            seen = os.fstat(source)
+        finally:
+            os.close(source)
+        if seen.st_mode & stat.S_ISGID:
+            os.chown(path, -1, seen.st_gid, follow_symlinks=False)
 
     # Hard links.
 
@@ -151,7 +168,7 @@ class _Settlement:
         try:
             copy = os.open(path, _CREATE, 0o600)
             try:
-                _copy_data(source, copy)
+                tree.copy_data(source, copy, seen.st_size)
                 metadata.copy(source, copy)
                 os.utime(copy, ns=(seen.st_atime_ns, seen.st_mtime_ns))
             finally:
@@ -206,17 +223,6 @@ def _parents(path: bytes) -> list[bytes]:
     while len(path := os.path.dirname(path)) > 1:
         parents.append(path)
     return parents[::-1]
-
-
-def _copy_data(source: int, target: int) -> None:
-    try:
-        while os.copy_file_range(source, target, _PIECE):
-            pass
-    except OSError as error:
-        if error.errno != errno.EXDEV:  # a lower directory may be another kind of file system: an image of erofs
-            raise
-        while os.sendfile(target, source, None, _PIECE):
-            pass
 
 
 def _same_file(path: bytes, other: bytes) -> bool:

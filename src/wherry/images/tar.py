@@ -182,9 +182,11 @@ class Reader:
         return size
 
     def _next(self) -> Entry | None:
-        self._stream.copy(None, self._body)
-        # Some writers (umoci insert) leave out all that should follow the last body: that is the end, as in Go.
-        self._stream.read(self._padding)
+        if self._body:
+            self._stream.copy(None, self._body)
+        if self._padding:
+            # Some writers (umoci insert) leave out all that should follow the last body: that is the end, as in Go.
+            self._stream.read(self._padding)
         self._body = self._padding = 0
         extended: list[tuple[bytes, bytes]] = []
         long_name: bytes | None = None
@@ -209,8 +211,9 @@ class Reader:
             entry.name = long_name
         if long_link is not None:
             entry.linkname = long_link
-        sparse = _Sparse()
+        sparse: _Sparse | None = None
         if extended:
+            sparse = _Sparse()
             size = _apply_records(entry, extended, size, sparse)
         if kind in (_OLD_REGULAR, CONTIGUOUS):
             entry.type = DIRECTORY if kind == _OLD_REGULAR and entry.name.endswith(b"/") else REGULAR
@@ -219,8 +222,9 @@ class Reader:
         self._padding = -size % BLOCK
         if kind == _GNU_SPARSE:
             entry.type = REGULAR
+            sparse = sparse or _Sparse()
             self._read_old_sparse(block, sparse)
-        if entry.type == REGULAR and sparse.present:
+        if sparse is not None and sparse.present and entry.type == REGULAR:
             self._finish_sparse(entry, sparse)
         return entry
 

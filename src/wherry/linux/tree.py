@@ -247,7 +247,7 @@ class _Copy:
             try:
                 status = os.fstat(source)
                 if status.st_size and not self._shared(source, target):
-                    _copy_data(source, target, status.st_size)
+                    copy_data(source, target, status.st_size)
                 _copy_attributes(source, target, status)
             finally:
                 os.close(target)
@@ -264,7 +264,8 @@ class _Copy:
         return False
 
 
-def _copy_data(source: int, target: int, size: int) -> None:
+def copy_data(source: int, target: int, size: int) -> None:
+    """Copy the first `size` octets of one open file to another, empty one, holes as holes. Raises OSError."""
     start = 0
     while start < size:
         try:
@@ -274,11 +275,21 @@ def _copy_data(source: int, target: int, size: int) -> None:
                 raise
             break
         end = os.lseek(source, start, os.SEEK_HOLE)
-        while start < end and (copied := os.copy_file_range(source, target, end - start, start, start)):
+        while start < end and (copied := _copy_range(source, target, start, end - start)):
             start += copied
         if start < end:  # it has become shorter meanwhile
             break
     os.ftruncate(target, size)
+
+
+def _copy_range(source: int, target: int, offset: int, size: int) -> int:
+    try:
+        return os.copy_file_range(source, target, size, offset, offset)
+    except OSError as error:
+        if error.errno != errno.EXDEV:  # between some kinds of file systems, as from an image of erofs
+            raise
+    os.lseek(target, offset, os.SEEK_SET)
+    return os.sendfile(target, source, offset, size)
 
 
 def _copy_attributes(source: int, target: int, status: os.stat_result) -> None:
