@@ -111,12 +111,12 @@ def test_what_cannot_be_pulled(words: list[str], said: str, ours: Wherry, plain:
     assert ours.daemon.ctr("leases", "ls", "-q", namespace=ours.namespace).check().text == ""
 
 
-def test_an_interrupted_pull_is_called_off(ours: Wherry) -> None:
+def test_an_interrupted_pull_is_called_off(wherry: Wherry) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         host = f"127.0.0.1:{silent.getsockname()[1]}"
-        words = ours.command("pull", "--plain-http", f"{host}/a:1")
+        words = wherry.command("pull", "--plain-http", f"{host}/a:1")
         process = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         silent.settimeout(30)
         connection, _address = silent.accept()
@@ -129,7 +129,7 @@ def test_an_interrupted_pull_is_called_off(ours: Wherry) -> None:
             # The daemon has given it up as well.
             assert connection.recv(10_000) == b""
     deadline = time.monotonic() + 20
-    while ours.daemon.ctr("leases", "ls", "-q", namespace=ours.namespace).check().text:
+    while wherry.daemon.ctr("leases", "ls", "-q", namespace=wherry.namespace).check().text:
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
