@@ -111,12 +111,12 @@ def test_what_cannot_be_pulled(words: list[str], said: str, ours: Wherry, plain:
     assert ours.daemon.ctr("leases", "ls", "-q", namespace=ours.namespace).check().text == ""
 
 
-def test_an_interrupted_pull_is_called_off(ours: Wherry) -> None:
+def test_an_interrupted_pull_is_called_off(wherry: Wherry) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         host = f"127.0.0.1:{silent.getsockname()[1]}"
-        words = ours.command("pull", "--plain-http", f"{host}/a:1")
+        words = wherry.command("pull", "--plain-http", f"{host}/a:1")
         process = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         silent.settimeout(30)
         connection, _address = silent.accept()
@@ -129,7 +129,7 @@ def test_an_interrupted_pull_is_called_off(ours: Wherry) -> None:
             # The daemon has given it up as well.
             assert connection.recv(10_000) == b""
     deadline = time.monotonic() + 20
-    while ours.daemon.ctr("leases", "ls", "-q", namespace=ours.namespace).check().text:
+    while wherry.daemon.ctr("leases", "ls", "-q", namespace=wherry.namespace).check().text:
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -190,3 +190,42 @@ def test_a_daemon_that_pulls_nothing_has_it_done(containerd: Containerd, plain: 
     assert theirs("run", "--rm", "--pull", "always", other, "cat", "/etc/motd") == "second layer\n"
     assert "not found" in theirs.fails("pull", f"{plain.host}/no/such:1")
     assert containerd.ctr("leases", "ls", "-q", namespace=theirs.namespace).check().text == ""
+
+
+def test_a_push_of_several_platforms(ours: Wherry, plain: Registry, tmp_path: Path) -> None:
+    parts = []
+    for architecture in ("amd64", "arm64"):
+        layer = archives.layer([archives.member(f"for-{architecture}", b"x")])
+        config = archives.config([layer], {}, architecture=architecture)
+        parts.append(archives.Archive([layer], config, architecture=architecture))
+    index = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [json.loads(part.index)["manifests"][0] for part in parts],
+    }
+    for entry in index["manifests"]:  # type: ignore[attr-defined]
+        del entry["annotations"]
+    reference = f"{plain.host}/several:1"
+    layout = tmp_path / "layout/blobs/sha256"
+    layout.mkdir(parents=True)
+    document = json.dumps(index).encode()
+    blobs = {**parts[0].blobs, **parts[1].blobs, archives.digest(document): document}
+    for digest, data in blobs.items():
+        (layout / digest.partition(":")[2]).write_bytes(data)
+    top = {"mediaType": index["mediaType"], "digest": archives.digest(document), "size": len(document)}
+    top["annotations"] = {"org.opencontainers.image.ref.name": "1"}
+    (tmp_path / "layout/index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [top]}))
+    (tmp_path / "layout/oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    words = ["skopeo", "copy", "--all", "--preserve-digests", "--dest-tls-verify=false"]
+    run([*words, f"oci:{tmp_path}/layout:1", f"docker://{reference}"]).check()
+
+    ours("pull", "-q", reference)
+    (image,) = ours.json("image", "inspect", reference)
+    assert [each["platform"] for each in image["manifests"]] == ["linux/amd64"]
+    other = f"{plain.host}/one:1"
+    assert "image for linux/arm64" in ours.fails("push", "--all-platforms", reference, other)
+    # What was pushed is not what the name refers to here, and is told.
+    assert ours("push", reference, other) == f"Digest: {image['manifests'][0]['descriptor']['digest']}\n{other}\n"
+    assert archives.digest(document) == image["target"]["digest"]
+    ours("pull", "-q", "--all-platforms", reference)
+    assert ours("push", "--all-platforms", reference, other) == f"Digest: {archives.digest(document)}\n{other}\n"

@@ -29,8 +29,8 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Tell the flags."""
     parser.description = (
-        "Pull an image from a registry and unpack it. NAME is completed as Docker does:\n"
-        "alpine is docker.io/library/alpine:latest."
+        "Pull an image from a registry and unpack it.\n\n"
+        "NAME is completed as Docker does: alpine is docker.io/library/alpine:latest."
     )
     parser.epilog = _EXAMPLES
     _keep_lines(parser)

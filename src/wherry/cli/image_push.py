@@ -6,7 +6,7 @@ import json
 
 from wherry.cli.progress import show
 from wherry.cli.registry_flags import add_registry_flags, check_output, registry
-from wherry.errors import Error, InvalidArgument, Unimplemented, from_status
+from wherry.errors import Error, InvalidArgument, NotFound, Unimplemented, from_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,25 +15,26 @@ if TYPE_CHECKING:
 
     from wherry.cli.main import Session
     from wherry.client.connection import Channel
+    from wherry.client.transfer import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Tell the flags."""
     parser.description = (
         "Push an image to a registry: to the place that its name tells, or to REFERENCE, which is completed as Docker "
-        "does. Of an image for several platforms all that are here are pushed, unless --platform says which."
+        "does. An image for several platforms is pushed whole if all of it is here; else the one that is."
     )
     add = parser.add_argument
     add("image", metavar="NAME")
     add("reference", nargs="?", default="", metavar="REFERENCE")
     add("--platform", action="append", default=[], metavar="OS/ARCH", help="push for this platform; may be given again")
-    add("--all-platforms", action="store_true", help="push for all platforms, the default")
+    add("--all-platforms", action="store_true", help="push nothing unless all platforms are here")
     add_registry_flags(parser)
 
 
 def run(options: argparse.Namespace, session: Session) -> int:
     """Push the image."""
-    from wherry.client.images import full_name
+    from wherry.client.images import descriptor_of, full_name
     from wherry.client.transfer import Transferrer
 
     check_output(options)
@@ -42,10 +43,23 @@ def run(options: argparse.Namespace, session: Session) -> int:
     image = session.run(session.client.images.find(options.image))
     reference = full_name(options.reference or image.name)
     place = registry(options, reference)
+    if options.all_platforms:
+        try:
+            session.run(session.client.images.check_complete(descriptor_of(image)))
+        except NotFound as error:
+            raise NotFound(f"push of {image.name} for all platforms: {error.message}") from None
+    pushed = image.target
 
     async def work(channel: Channel) -> None:
         with show(options, "Pushing", "Pushed", reference) as on_progress:
-            flags: dict[str, Any] = {"platforms": options.platform, "registry": place, "on_progress": on_progress}
+
+            def watch(progress: Progress) -> None:
+                nonlocal pushed
+                if progress.event == "pushed content":
+                    pushed = progress.desc  # of several platforms' images perhaps one
+                on_progress(progress)
+
+            flags: dict[str, Any] = {"platforms": options.platform, "registry": place, "on_progress": watch}
             try:
                 await Transferrer(channel, session.namespace).push(image.name, reference, **flags)
             except Unimplemented:
@@ -58,10 +72,10 @@ def run(options: argparse.Namespace, session: Session) -> int:
     except Error as error:
         raise from_status(error.code, f"push to {reference}: {error.message}") from None
     if options.json:
-        target = {"mediaType": image.target.media_type, "digest": image.target.digest, "size": image.target.size}
+        target = {"mediaType": pushed.media_type, "digest": pushed.digest, "size": pushed.size}
         print(json.dumps({"pushed": {"reference": reference, "target": target}}, ensure_ascii=False))
     elif options.quiet:
         print(reference)
     else:
-        print(f"Digest: {image.target.digest}\n{reference}")
+        print(f"Digest: {pushed.digest}\n{reference}")
     return 0

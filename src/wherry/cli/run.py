@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import argparse
 
     from wherry.cli.main import Session
+    from wherry.client.client import Client
     from wherry.client.run import Prepared
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -86,9 +87,9 @@ def run(options: argparse.Namespace, session: Session) -> int:
         raise InvalidArgument("--tty and --interactive: standard input is no terminal; leave --tty away")
     timing = Timing()
     wanted = _wanted(options)
-    assert session.channel  # connects
+    client = session.client
     timing.step("connect")
-    prepared = _prepare(options, session, wanted, timing)
+    prepared = _prepare(options, session, client, wanted, timing)
     try:
         status = _detached(options, session, prepared, timing) if options.detach else None
         if status is None:
@@ -106,16 +107,18 @@ def run(options: argparse.Namespace, session: Session) -> int:
     return status
 
 
-def _prepare(options: argparse.Namespace, session: Session, wanted: RunOptions, timing: Timing) -> Prepared:
+def _prepare(
+    options: argparse.Namespace, session: Session, client: Client, wanted: RunOptions, timing: Timing
+) -> Prepared:
     """Make the container's record, after its image has been pulled if it must be."""
     if options.pull == "always" and not options.rootfs and not _pull(options, session, timing):
         raise InvalidArgument(f'--pull always: "{options.image}" is no name of an image in a registry')
     try:
-        return session.run(create_container(session.client, options.image, wanted, timing))
+        return session.run(create_container(client, options.image, wanted, timing))
     except ImageNotFound:
         if options.pull != "missing" or not _pull(options, session, timing):
             raise
-    return session.run(create_container(session.client, options.image, wanted, timing))
+    return session.run(create_container(client, options.image, wanted, timing))
 
 
 def _pull(options: argparse.Namespace, session: Session, timing: Timing) -> bool:

@@ -191,6 +191,24 @@ class Images:
             if layer.media_type in (DOCKER_LAYER, OCI_LAYER) and layer.digest != diff_id:
                 raise FailedPrecondition(f"layer {layer.digest}: the image's config names {diff_id}")
 
+    async def check_complete(self, target: Descriptor, depth: int = 0) -> None:
+        """Raise NotFound for the first manifest or blob of an image, for whichever platform, that is not there."""
+        check_depth(target, depth)
+        document = await self.document(target)
+        if isinstance(document, Manifest):
+            for blob in (document.config, *document.layers):
+                try:
+                    await self._content.info(blob.digest)
+                except NotFound:
+                    raise NotFound(f"blob {blob.digest} of manifest {target.digest}") from None
+            return
+        for child in document.manifests:
+            try:
+                await self.check_complete(child, depth + 1)
+            except NotFound as error:
+                platform = Platform.from_json(child.platform) if child.platform else None
+                raise NotFound(f"image for {platform}: {error.message}" if platform else error.message) from None
+
     async def manifests(self, target: Descriptor) -> list[ImageManifest]:
         """Return all of an image's manifests that are there, with their configs."""
         found: list[ImageManifest] = []
