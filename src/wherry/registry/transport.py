@@ -267,7 +267,7 @@ class Transport:
         if parts.scheme == "https":
             tls = host.tls if parts.netloc == host.address else Tls(host.tls.skip_verify, host.tls.ca)
             arguments["ssl"] = await self._contexts.get(tls)
-        upload = _Upload(request, options.stall_timeout)
+        upload = _Upload(request, options.stall_timeout, request.answer_timeout or options.stall_timeout)
         if upload.length is not None:
             headers["Content-Length"] = str(upload.length)
         about = f"{request.about}: {parts.netloc}"
@@ -316,10 +316,11 @@ class Transport:
 class _Upload:
     """The body of a request as it is sent: a stall of the other side is noticed, one of the source is waited out."""
 
-    def __init__(self, request: Request, stall: float) -> None:
+    def __init__(self, request: Request, stall: float, answer: float) -> None:
         body = request.body
         self._body = body
         self._stall = stall
+        self._answer = answer
         self._timeout = asyncio.timeout(None)
         self.length = None if body is None else len(body) if isinstance(body, bytes) else request.length
         #: What the source of the body failed with.
@@ -346,7 +347,8 @@ class _Upload:
             self.failure = error
             raise
         finally:
-            self._reschedule(None)
+            # For the answer, which is not left to the connection alone.
+            self._reschedule(loop.time() + self._answer)
 
     def _reschedule(self, when: float | None) -> None:
         # The answer may come, and end the timeout, before the whole body has been taken.
