@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import tarfile
@@ -340,8 +341,9 @@ async def test_any_image_side_by_side_as_containerd_in_order(
                 (directory / "upper").mkdir(parents=True)
                 await apply(layer, [bind(directory / "upper")], tmp_path)
         except Error:
-            # A layer that is none: side by side it is one neither.
-            with pytest.raises(Error):
+            # A layer that is none. Side by side it may be one: a link to what is not there yet waits for the layers
+            # below, and by then another entry may have taken its place.
+            with contextlib.suppress(Error):
                 await side_by_side(made[: number + 1], tmp_path)
             return
         in_order.insert(0, directory / "upper")

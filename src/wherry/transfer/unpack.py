@@ -150,10 +150,10 @@ class Unpacker:
         key = f"extract-{time.time_ns() % 1_000_000_000}-{_letters()} {step.chain}"
         labels = {**self._labels, _SNAPSHOT_REF: step.chain}
         try:
-            mounts = await self._snapshots.prepare(key, "" if step.rebase else step.parent, labels)
-        except AlreadyExists:
-            return  # a snapshotter that fetches layers itself has it
-        try:
+            try:
+                mounts = await self._snapshots.prepare(key, "" if step.rebase else step.parent, labels)
+            except AlreadyExists:
+                return  # a snapshotter that fetches layers itself has it
             await self._extract(step, _as_upper(mounts) if step.rebase else mounts, blobs)
             self._progress.done("extracted", step.layer)
             await step.parent_committed()
