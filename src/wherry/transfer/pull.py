@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from wherry.transfer.session import Session
 
 _Unpack = tuple[Platform, str]
+
+#: Layers whose fetching has begun and not ended; most of them wait for their turn.
+_AHEAD = 32
 
 
 class Source(Protocol):
@@ -129,13 +133,26 @@ class Puller:
             if top:
                 raise NotFound(f"image for {wanted}: it is for {platform}")
             return
-        for layer in manifest.layers:
-            self._start(layer, parent)
         for snapshotter in self._snapshotters(manifest.descriptor, platform) if config else ():
             ids = diff_ids(document, manifest)
             unpacker = self._session.unpacker(snapshotter, self._progress)
-            work = unpacker.unpack(manifest.config, manifest.layers, ids, self._ready, self._may_be_followed)
+            work = unpacker.unpack(
+                manifest.config,
+                manifest.layers,
+                ids,
+                functools.partial(self._ready, parent=parent),
+                functools.partial(self._may_be_followed, parent=parent),
+            )
             self._tasks.create_task(_discarded(work))
+        await self._fetch_layers(manifest.layers, parent)
+
+    async def _fetch_layers(self, layers: Sequence[Descriptor], parent: str) -> None:
+        """Fetch layers, so many at a time that there may be any number of them."""
+        waiting: set[asyncio.Task[None]] = set()
+        for layer in layers:
+            waiting.add(self._start(layer, parent))
+            if len(waiting) >= _AHEAD:
+                _done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
 
     def _snapshotters(self, manifest: Descriptor, platform: Platform | None) -> Sequence[str]:
         """Return what a manifest is to be unpacked by."""
@@ -156,12 +173,12 @@ class Puller:
     async def _blob(self, descriptor: Descriptor, parent: str) -> None:
         await asyncio.shield(self._start(descriptor, parent))
 
-    async def _ready(self, layer: Descriptor) -> None:
-        await asyncio.shield(self._blobs[layer.digest])
+    async def _ready(self, layer: Descriptor, parent: str) -> None:
+        await asyncio.shield(self._start(layer, parent))
 
-    async def _may_be_followed(self, layer: Descriptor) -> bool:
+    async def _may_be_followed(self, layer: Descriptor, parent: str) -> bool:
         """Wait until a layer is on its way, or there; false if it is there."""
-        done = self._blobs[layer.digest]
+        done = self._start(layer, parent)
         begun = asyncio.ensure_future(self._begun[layer.digest].wait())
         try:
             await asyncio.wait([done, begun], return_when=asyncio.FIRST_COMPLETED)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _SNAPSHOT_REF = "containerd.io/snapshot.ref"
 _UNCOMPRESSED = "containerd.io/uncompressed"
+#: Layers of one image that are on their way at a time; what waits costs memory.
+_AHEAD = 32
 _SNAPSHOTTERS = "io.containerd.snapshotter.v1"
 #: What snapshotters that can do it say; erofs says so to those alone who show it what a layer removes, as we do.
 _REBASE = frozenset(("rebase", "wherry/rebase"))
@@ -101,12 +103,16 @@ class Unpacker:
         self, layers: Sequence[Descriptor], diff_ids: list[str], chains: list[str], blobs: _Blobs, *, rebase: bool
     ) -> None:
         below: asyncio.Event | None = None
+        # Begun from the bottom up, so that those which are waited for are among them.
+        begun = asyncio.Semaphore(_AHEAD)
         try:
             async with asyncio.TaskGroup() as tasks:
                 for index, (layer, diff_id) in enumerate(zip(layers, diff_ids, strict=True)):
                     parent = chains[index - 1] if index else ""
                     step = _Layer(layer, diff_id, chains[index], parent, below, rebase=rebase and bool(index))
-                    tasks.create_task(self._unpack_layer(step, blobs))
+                    await begun.acquire()
+                    task = tasks.create_task(self._unpack_layer(step, blobs))
+                    task.add_done_callback(lambda _task: begun.release())
                     below = step.committed
         except BaseExceptionGroup as group:
             raise first(group) from None
