@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any
 
-    from wherry.api.types.types_pb2 import Sandbox
     from wherry.cli.main import Session
+    from wherry.client.sandboxes import Sandbox
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wherry.api.services.sandbox.v1 import sandbox_pb2
-from wherry.api.types.types_pb2 import Sandbox
+from wherry.api.types.types_pb2 import Sandbox as Sandbox
 from wherry.client.documents import document
 from wherry.errors import Error, FailedPrecondition, NotFound
 from wherry.rpc.channel import Stub
