@@ -86,15 +86,17 @@ class Client:
         With `layered`, of mounts that the daemon has to put together.
         """
         id = self.daemon.id()
-        words = ("containers", "create", "--", BUSYBOX, id, "sh", "-c", script)
+        # ctr 1.6 knows no sandboxes: its record again, with one. Its snapshot always belongs to one of the two.
+        words = ("containers", "create", "--", BUSYBOX, f"{id}t", "sh", "-c", script)
         made = await asyncio.to_thread(self.daemon.ctr, *words, namespace=self.namespace)
         made.check()
-        # ctr 1.6 knows no sandboxes: the same record again, with one.
         containers = self.stub(containers_pb2, "Containers")
-        record = (await containers.get(containers_pb2.GetContainerRequest(id=id), metadata=self.metadata)).container
-        await containers.delete(containers_pb2.DeleteContainerRequest(id=id), metadata=self.metadata)
+        found = await containers.get(containers_pb2.GetContainerRequest(id=f"{id}t"), metadata=self.metadata)
+        record = found.container
+        record.id = id
         record.sandbox = sandbox
         await containers.create(containers_pb2.CreateContainerRequest(container=record), metadata=self.metadata)
+        await containers.delete(containers_pb2.DeleteContainerRequest(id=f"{id}t"), metadata=self.metadata)
         service = self.stub(tasks_pb2, "Tasks")
         snapshot = await asyncio.to_thread(
             self.daemon.ctr, "snapshots", "mounts", "/mnt", record.snapshot_key, namespace=self.namespace
@@ -130,6 +132,11 @@ class Client:
     async def only(self, *shims: int) -> None:
         """Wait until there are no other shims: a container's init looks like its own until it is another program."""
         await self.until(lambda: self.shims() == sorted(shims), f"only {shims}")
+
+    async def one(self) -> int:
+        """Return the pid of the one shim."""
+        await self.until(lambda: len(self.shims()) == 1, "one shim")
+        return self.shims()[0]
 
     async def until(self, condition: Any, what: str) -> None:
         for _ in range(600):
@@ -193,7 +200,7 @@ async def test_a_life(client: Client, kind: str, tmp_path: Path) -> None:
         options = AnyMessage(type_url="anything", value=b"\1")
         made = await client.create(id, runtime_name, netns_path="/run/netns/x", annotations={"a": "b"}, options=options)
         assert made.sandbox_id == id
-        (shim,) = client.shims()
+        shim = await client.one()
         status = await client.call("status", id)
         assert (status.sandbox_id, status.pid, status.state) == (id, shim, "SANDBOX_NOTREADY")
         started = await client.call("start", id)
@@ -496,7 +503,7 @@ async def test_a_container_as_sandbox(client: Client) -> None:
     pause = client.daemon.id()
     flags = ("run", "--detach", "--null-io", BUSYBOX, pause, "sleep", "1000")
     client.daemon.ctr(*flags, namespace=client.namespace).check()
-    (shim,) = client.shims()
+    shim = await client.one()
     id, pid = await client.container(pause)
     await client.only(shim)
     assert _parent(pid) == shim
@@ -593,7 +600,7 @@ async def test_a_root_file_system_that_the_daemon_puts_together(client: Client) 
 
 async def test_a_dead_shims_root_file_system_goes(client: Client) -> None:
     id, _pid = await client.container(layered=True)
-    (shim,) = client.shims()
+    shim = await client.one()
     async with client.events() as heard:
         os.kill(shim, signal.SIGKILL)
         await client.until(lambda: heard, "told")
