@@ -16,9 +16,9 @@ from wherry.errors import InvalidArgument, Unavailable
 #: The window of Go's receivers, in bytes, and what its senders put into one message.
 GO_WINDOW = 65536
 GO_PIECE = 32768
-#: The window that we grant: a sender of ours fills it with pieces of 1 MiB, Go's with its own.
-WINDOW = 4 << 20
-PIECE = 1 << 20
+#: The window that we grant, and what a sender of ours puts into one message.
+WINDOW = 1 << 20
+PIECE = 256 << 10
 
 
 class MessageStream(Protocol):
