@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def _prefix(name: str = "import-2026-01-01") -> types.ImageReference:
     return types.ImageReference(name=name, is_prefix=True, allow_overwrite=True)
 
 
-async def _import(client: GoClient, path: Path, **store: object) -> None:
+async def _import(client: GoClient, path: Path, *, compress: bool = False, **store: object) -> None:
     with open(path, "rb") as file:
         name, sending = await client.sending("import", file.read)
         destination = types.ImageStore(
@@ -29,7 +30,7 @@ async def _import(client: GoClient, path: Path, **store: object) -> None:
             **store,  # type: ignore[arg-type]
         )
         try:
-            await client.transfer(types.ImageImportStream(stream=name), destination)
+            await client.transfer(types.ImageImportStream(stream=name, force_compress=compress), destination)
         finally:
             sending.cancel()
 
@@ -48,6 +49,24 @@ async def test_an_archive_is_imported_and_runs(
     id = wherryd.names.id()
     ran = wherryd.ctr(*ctr, "run", "--rm", names[0], id, "echo", "it runs").check()
     assert ran.text == "it runs\n"
+
+
+async def test_layers_are_compressed_where_that_is_asked_for(
+    go_client: GoClient, wherryd: Wherryd, containerd: Containerd, busybox_docker_archive: Path
+) -> None:
+    await _import(go_client, busybox_docker_archive, compress=True)
+    theirs = containerd.namespace()
+    containerd.ctr("images", "import", "--compress-blobs", busybox_docker_archive, namespace=theirs).check()
+
+    def layers(daemon: Wherryd | Containerd, namespace: str) -> list[str]:
+        """The labels of what a layer's blob stands for."""
+        listed = daemon.ctr("content", "ls", namespace=namespace).check().text
+        return sorted(re.findall(r"containerd.io/uncompressed=sha256:\w+", listed))
+
+    assert len(layers(wherryd, go_client.namespace)) == 2
+    assert layers(wherryd, go_client.namespace) == layers(containerd, theirs)
+    ran = wherryd.ctr("run", "--rm", archives.BUSYBOX, wherryd.names.id(), "true", namespace=go_client.namespace)
+    assert ran.check().text == ""
 
 
 async def test_what_is_exported_is_imported_elsewhere(

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import posixpath
 
+from wherry.client.archive import pieces
 from wherry.client.content import MAX_DOCUMENT, Content
 from wherry.errors import Error, InvalidArgument, NotFound, from_status
-from wherry.images.compression import GZIP, ZSTD, detect
+from wherry.images.compression import GZIP, ZSTD, CompressedLayer, detect
 from wherry.images.tar import ArchiveError
 from wherry.oci import digest as digests
 from wherry.oci import reference
@@ -40,6 +41,7 @@ IMAGE_NAME = "io.containerd.image.name"
 #: The one that holds a name or only a tag (OCI image specification, annotations.md).
 REF_NAME = "org.opencontainers.image.ref.name"
 
+_UNCOMPRESSED = "containerd.io/uncompressed"
 _LAYOUT = "oci-layout"
 _INDEX = "index.json"
 _DOCKER = "manifest.json"
@@ -63,12 +65,25 @@ class _Blob:
 class ArchiveReader:
     """An archive's members, its blobs in the content store, and the manifests that it names."""
 
-    def __init__(self, content: Content, unique: str, base_name: str, on_step: Callable[[str], None]) -> None:
-        """`unique` keeps ingests of several archives apart; names that are only tags are put after `base_name`."""
+    def __init__(
+        self,
+        content: Content,
+        unique: str,
+        base_name: str,
+        on_step: Callable[[str], None],
+        *,
+        compress: bool = False,
+    ) -> None:
+        """`unique` keeps ingests of several archives apart; names that are only tags are put after `base_name`.
+
+        With `compress` the layers of a Docker archive that are not compressed are stored so; an OCI archive's manifests
+        say what its layers are.
+        """
         self._content = content
         self._unique = unique
         self._base_name = base_name
         self._on_step = on_step
+        self._compress = compress
         self._blobs: dict[str, _Blob] = {}
         self._links: dict[str, str] = {}
         self._documents: dict[str, bytes] = {}
@@ -165,7 +180,7 @@ class ArchiveReader:
                 "schemaVersion": 2,
                 "mediaType": DOCKER_MANIFEST,
                 "config": Descriptor(DOCKER_CONFIG, config.digest, config.size).to_json(),
-                "layers": [self._docker_layer(layer).to_json() for layer in layers],
+                "layers": [(await self._docker_layer(layer)).to_json() for layer in layers],
             },
             separators=(",", ":"),
         ).encode()
@@ -180,9 +195,30 @@ class ArchiveReader:
         )
         return names, target
 
-    def _docker_layer(self, path: str) -> Descriptor:
+    async def _docker_layer(self, path: str) -> Descriptor:
         blob = self._blob(path, "layer")
+        if self._compress and not blob.compression:
+            blob = await self._compressed(blob)
         return Descriptor(_LAYER_TYPES.get(blob.compression, DOCKER_LAYER), blob.digest, blob.size)
+
+    async def _compressed(self, blob: _Blob) -> _Blob:
+        """Write a layer once more, compressed; the other is nobody's when the import ends."""
+        import tempfile
+
+        with tempfile.TemporaryFile() as file:
+            layer = CompressedLayer(file.fileno(), GZIP)
+            async for piece in self._content.read(blob.digest):
+                layer.write(piece)
+            layer.finish()
+            file.seek(0)
+            await self._content.write(
+                f"import-{layer.digest}",
+                pieces(file),
+                total=layer.size,
+                expected=layer.digest,
+                labels={_UNCOMPRESSED: layer.uncompressed},
+            )
+        return _Blob(layer.digest, layer.size, GZIP)
 
     def _blob(self, path: Any, what: str) -> _Blob:
         if not isinstance(path, str):

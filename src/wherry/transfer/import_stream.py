@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 class Importer:
     """Imports one archive. Used once."""
 
-    def __init__(self, session: Session, store: ImageStore, progress: Progress) -> None:
+    def __init__(self, session: Session, store: ImageStore, progress: Progress, *, compress: bool = False) -> None:
+        """With `compress` the layers of a Docker archive are compressed."""
         self._session = session
         self._store = store
         self._progress = progress
+        self._compress = compress
         self._images = session.images
         self._content = session.content
         self._seen: dict[str, bool] = {}
@@ -64,7 +66,7 @@ class Importer:
         def step(line: str) -> None:
             loop.call_soon_threadsafe(self._progress.say, line)
 
-        archive = ArchiveReader(content, self._session.lease, "", step)
+        archive = ArchiveReader(content, self._session.lease, "", step, compress=self._compress)
 
         async def read() -> list[tuple[list[str], Descriptor]]:
             await archive.read(TarMembers(file))

@@ -127,13 +127,12 @@ async def _tag(call: _Call, source: types.ImageStore, destination: types.ImageSt
 async def _import(call: _Call, source: types.ImageImportStream, destination: types.ImageStore) -> None:
     from wherry.transfer.import_stream import Importer
 
-    if source.force_compress:
-        raise Unimplemented("layers of an archive compressed while they are imported: `wherry image convert` does it")
     receiver = ByteReceiver(call.stream(source.stream))
     file = cast(BinaryIO, ThreadReader(receiver, asyncio.get_running_loop()))
     async with call.session() as session:
         call.progress.say("Importing")
-        await Importer(session, ImageStore.from_message(destination), call.progress).run(file)
+        store = ImageStore.from_message(destination)
+        await Importer(session, store, call.progress, compress=source.force_compress).run(file)
         call.progress.say("Completed import")
 
 
