@@ -43,6 +43,8 @@ bench: | test-packages $(VENV)/.installed-dev
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/runtime_lifecycle.py
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/runtime_commands.py
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/lifecycles.py
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/image_transfer.py
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python bench/store_scale.py
 
 .PHONY: runtime test-packages
 runtime:
