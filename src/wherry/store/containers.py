@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
@@ -11,11 +9,9 @@ from dataclasses import dataclass, field, replace
 
 from wherry import identifiers
 from wherry.errors import AlreadyExists, InvalidArgument, NotFound
-from wherry.store import filters, labels, namespaces
+from wherry.store import filters, labels, namespaces, packed
 from wherry.store.database import Database
-
-#: A protobuf Any: type URL and value.
-Packed = tuple[str, bytes]
+from wherry.store.packed import Packed
 
 
 @dataclass(frozen=True)
@@ -129,12 +125,7 @@ def _merged(old: Container, new: Container, paths: Sequence[str]) -> Container:
             made = replace(made, extensions=dict(new.extensions))
         elif path.startswith("extensions."):
             key = path.removeprefix("extensions.")
-            extensions = dict(made.extensions)
-            if key in new.extensions:
-                extensions[key] = new.extensions[key]
-            else:
-                extensions.pop(key, None)
-            made = replace(made, extensions=extensions)
+            made = replace(made, extensions=packed.updated(made.extensions, new.extensions, key))
         else:
             raise InvalidArgument(f'cannot update "{path}" field on "{old.id}"')
     return made
@@ -166,9 +157,6 @@ def _check(container: Container) -> None:
 def _to_row(namespace: str, container: Container) -> tuple[object, ...]:
     options_url, options = container.runtime_options or (None, None)
     spec_url, spec = container.spec or (None, None)
-    extensions = {
-        key: [url, base64.b64encode(value).decode("ascii")] for key, (url, value) in container.extensions.items()
-    }
     return (
         namespace,
         container.id,
@@ -181,7 +169,7 @@ def _to_row(namespace: str, container: Container) -> tuple[object, ...]:
         spec,
         container.snapshotter,
         container.snapshot_key,
-        json.dumps(extensions, separators=(",", ":")),
+        packed.encode(container.extensions),
         container.sandbox,
         container.created_at,
         container.updated_at,
@@ -190,7 +178,6 @@ def _to_row(namespace: str, container: Container) -> tuple[object, ...]:
 
 def _from_row(row: sqlite3.Row) -> Container:
     options_url, spec_url = row["runtime_options_url"], row["spec_url"]
-    extensions = {key: (url, base64.b64decode(value)) for key, (url, value) in json.loads(row["extensions"]).items()}
     return Container(
         id=row["id"],
         labels=labels.decode(row["labels"]),
@@ -200,7 +187,7 @@ def _from_row(row: sqlite3.Row) -> Container:
         spec=(spec_url, row["spec"]) if spec_url is not None else None,
         snapshotter=row["snapshotter"],
         snapshot_key=row["snapshot_key"],
-        extensions=extensions,
+        extensions=packed.decode(row["extensions"]),
         sandbox=row["sandbox"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
@@ -11,9 +9,9 @@ from dataclasses import dataclass, field, replace
 
 from wherry import identifiers
 from wherry.errors import AlreadyExists, InvalidArgument, NotFound
-from wherry.store import filters, labels, namespaces
-from wherry.store.containers import Packed
+from wherry.store import filters, labels, namespaces, packed
 from wherry.store.database import Database
+from wherry.store.packed import Packed
 
 #: What an update without a mask replaces, as containerd's.
 _UPDATABLE = ("labels", "extensions", "spec", "runtime")
@@ -119,12 +117,7 @@ def _merged(old: Sandbox, new: Sandbox, paths: Sequence[str]) -> Sandbox:
             made = replace(made, extensions=dict(new.extensions))
         elif path.startswith("extensions."):
             key = path.removeprefix("extensions.")
-            extensions = dict(made.extensions)
-            if key in new.extensions:
-                extensions[key] = new.extensions[key]
-            else:
-                extensions.pop(key, None)
-            made = replace(made, extensions=extensions)
+            made = replace(made, extensions=packed.updated(made.extensions, new.extensions, key))
         else:
             raise InvalidArgument(f'cannot update "{path}" field on sandbox "{old.id}"')
     return made
@@ -133,9 +126,6 @@ def _merged(old: Sandbox, new: Sandbox, paths: Sequence[str]) -> Sandbox:
 def _to_row(namespace: str, sandbox: Sandbox) -> tuple[object, ...]:
     options_url, options = sandbox.runtime_options or (None, None)
     spec_url, spec = sandbox.spec or (None, None)
-    extensions = {
-        key: [url, base64.b64encode(value).decode("ascii")] for key, (url, value) in sandbox.extensions.items()
-    }
     return (
         namespace,
         sandbox.id,
@@ -145,7 +135,7 @@ def _to_row(namespace: str, sandbox: Sandbox) -> tuple[object, ...]:
         options,
         spec_url,
         spec,
-        json.dumps(extensions, separators=(",", ":")),
+        packed.encode(sandbox.extensions),
         sandbox.sandboxer,
         sandbox.created_at,
         sandbox.updated_at,
@@ -154,14 +144,13 @@ def _to_row(namespace: str, sandbox: Sandbox) -> tuple[object, ...]:
 
 def _from_row(row: sqlite3.Row) -> Sandbox:
     options_url, spec_url = row["runtime_options_url"], row["spec_url"]
-    extensions = {key: (url, base64.b64decode(value)) for key, (url, value) in json.loads(row["extensions"]).items()}
     return Sandbox(
         id=row["id"],
         labels=labels.decode(row["labels"]),
         runtime_name=row["runtime_name"],
         runtime_options=(options_url, row["runtime_options"]) if options_url is not None else None,
         spec=(spec_url, row["spec"]) if spec_url is not None else None,
-        extensions=extensions,
+        extensions=packed.decode(row["extensions"]),
         sandboxer=row["sandboxer"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],

@@ -8,13 +8,13 @@ from typing import Any
 from wherry.api import typeurl
 from wherry.api.events import events_pb2
 from wherry.api.services.containers.v1 import containers_pb2 as api
-from wherry.api.wellknown_pb2 import Any as AnyMessage
 from wherry.api.wellknown_pb2 import Empty
 from wherry.daemon.collector import Collector
 from wherry.daemon.exchange import Exchange
+from wherry.daemon.services import packed
 from wherry.rpc.context import CallContext
 from wherry.rpc.service import Service
-from wherry.store.containers import Container, ContainerStore, Packed
+from wherry.store.containers import Container, ContainerStore
 
 
 class ContainersService(Service):
@@ -40,7 +40,9 @@ class ContainersService(Service):
 
     async def create(self, request: Any, context: CallContext) -> api.CreateContainerResponse:
         made = await self._store.create(context.namespace, from_message(request.container))
-        runtime = events_pb2.ContainerCreate.Runtime(name=made.runtime_name, options=_any(made.runtime_options))
+        runtime = events_pb2.ContainerCreate.Runtime(
+            name=made.runtime_name, options=packed.message(made.runtime_options)
+        )
         event = events_pb2.ContainerCreate(id=made.id, image=made.image, runtime=runtime)
         self._exchange.publish(context.namespace, "/containers/create", event)
         return api.CreateContainerResponse(container=to_message(made))
@@ -62,30 +64,19 @@ class ContainersService(Service):
         return Empty()
 
 
-def _any(packed: Packed | None) -> AnyMessage | None:
-    return AnyMessage(type_url=packed[0], value=packed[1]) if packed is not None else None
-
-
-def _packed(message: Any, name: str) -> Packed | None:
-    if not message.HasField(name):
-        return None
-    value = getattr(message, name)
-    return value.type_url, value.value
-
-
 def to_message(container: Container) -> api.Container:
     """Return a container's message."""
     return api.Container(
         id=container.id,
         labels=container.labels,
         image=container.image,
-        runtime=api.Container.Runtime(name=container.runtime_name, options=_any(container.runtime_options)),
-        spec=_any(container.spec),
+        runtime=api.Container.Runtime(name=container.runtime_name, options=packed.message(container.runtime_options)),
+        spec=packed.message(container.spec),
         snapshotter=container.snapshotter,
         snapshot_key=container.snapshot_key,
         created_at=typeurl.timestamp(container.created_at),
         updated_at=typeurl.timestamp(container.updated_at),
-        extensions={key: AnyMessage(type_url=url, value=value) for key, (url, value) in container.extensions.items()},
+        extensions=packed.messages(container.extensions),
         sandbox=container.sandbox,
     )
 
@@ -97,8 +88,8 @@ def from_message(message: Any) -> Container:
         labels=dict(message.labels),
         image=message.image,
         runtime_name=message.runtime.name,
-        runtime_options=_packed(message.runtime, "options"),
-        spec=_packed(message, "spec"),
+        runtime_options=packed.field(message.runtime, "options"),
+        spec=packed.field(message, "spec"),
         snapshotter=message.snapshotter,
         snapshot_key=message.snapshot_key,
         extensions={key: (value.type_url, value.value) for key, value in message.extensions.items()},

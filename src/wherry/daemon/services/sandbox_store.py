@@ -7,10 +7,9 @@ from typing import Any
 from wherry.api import typeurl
 from wherry.api.services.sandbox.v1 import sandbox_pb2 as api
 from wherry.api.types import types_pb2
-from wherry.api.wellknown_pb2 import Any as AnyMessage
+from wherry.daemon.services import packed
 from wherry.rpc.context import CallContext
 from wherry.rpc.service import Service
-from wherry.store.containers import Packed
 from wherry.store.sandboxes import Sandbox, SandboxStore
 
 
@@ -42,27 +41,16 @@ class SandboxStoreService(Service):
         return api.StoreGetResponse(sandbox=to_message(self._store.get(context.namespace, request.sandbox_id)))
 
 
-def _any(packed: Packed | None) -> AnyMessage | None:
-    return AnyMessage(type_url=packed[0], value=packed[1]) if packed is not None else None
-
-
-def _packed(message: Any, name: str) -> Packed | None:
-    if not message.HasField(name):
-        return None
-    value = getattr(message, name)
-    return value.type_url, value.value
-
-
 def to_message(sandbox: Sandbox) -> types_pb2.Sandbox:
     """Return a sandbox's message."""
     return types_pb2.Sandbox(
         sandbox_id=sandbox.id,
-        runtime=types_pb2.Sandbox.Runtime(name=sandbox.runtime_name, options=_any(sandbox.runtime_options)),
-        spec=_any(sandbox.spec),
+        runtime=types_pb2.Sandbox.Runtime(name=sandbox.runtime_name, options=packed.message(sandbox.runtime_options)),
+        spec=packed.message(sandbox.spec),
         labels=sandbox.labels,
         created_at=typeurl.timestamp(sandbox.created_at),
         updated_at=typeurl.timestamp(sandbox.updated_at),
-        extensions={key: AnyMessage(type_url=url, value=value) for key, (url, value) in sandbox.extensions.items()},
+        extensions=packed.messages(sandbox.extensions),
         sandboxer=sandbox.sandboxer,
     )
 
@@ -73,8 +61,8 @@ def from_message(message: Any) -> Sandbox:
         id=message.sandbox_id,
         labels=dict(message.labels),
         runtime_name=message.runtime.name,
-        runtime_options=_packed(message.runtime, "options"),
-        spec=_packed(message, "spec"),
+        runtime_options=packed.field(message.runtime, "options"),
+        spec=packed.field(message, "spec"),
         extensions={key: (value.type_url, value.value) for key, value in message.extensions.items()},
         sandboxer=message.sandboxer,
     )
