@@ -205,7 +205,7 @@ async def test_a_ring_goes_and_so_does_what_is_behind_it(database: Database) -> 
     assert blobs(database) == set()
 
 
-async def test_the_mark_goes_behind_others(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_mark_goes_behind_others(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     def nice() -> int:
         return os.getpriority(os.PRIO_PROCESS, 0)
 
@@ -214,11 +214,15 @@ async def test_the_mark_goes_behind_others(database: Database, monkeypatch: pyte
 
     def watched(self: Marker, now: int) -> Garbage:
         seen.append(nice())
-        return mark(self, now)
+        garbage = mark(self, now)
+        self.took = 0.1
+        return garbage
 
     monkeypatch.setattr(Marker, "mark", watched)
     usual = nice()
-    for _ in range(2):
-        await collection.collect(database)
-    assert seen == [min(19, usual + 10)] * 2  # not more each time
+    marker = Marker(database.path)
+    for _ in range(3):
+        await collection.collect(database, marker=marker)
+    marker.close()
+    assert seen == [usual, *[min(19, usual + 10)] * 2]  # not more each time
     assert nice() == usual

@@ -48,7 +48,10 @@ ROOT = marking.ROOT
 EXPIRE = marking.EXPIRE
 FLAT = marking.FLAT
 
-#: The nice value that the mark adds to the daemon's: it gets a tenth of the processor that others want (sched(7)).
+#: Seconds that a mark takes if it is to go behind others. Of a small store it is over before they notice, and who has
+#: deleted something waits for it.
+_LONG = 0.05
+#: The nice value that such a mark adds to the daemon's: it gets a tenth of the processor that others want (sched(7)).
 _NICE = 10
 #: Things that one write of the sweep deletes.
 _BATCH = 100
@@ -103,7 +106,7 @@ async def collect(database: Database, collected: Collected | None = None, marker
     collected = Collected() if collected is None else collected
     await database.write(_watch, lasts=False, mutates=False)
     try:
-        garbage = await _behind_others(lambda: own.mark(time.time_ns()))
+        garbage = await _in_own_thread(lambda: own.mark(time.time_ns()), behind_others=own.took > _LONG)
         if garbage:
             sweep = _Sweep(garbage)
             while not sweep.done:
@@ -115,14 +118,15 @@ async def collect(database: Database, collected: Collected | None = None, marker
     return collected
 
 
-async def _behind_others(function: Callable[[], T]) -> T:
-    """Run a function in a thread that others go before, and do not return before it has, even if cancelled."""
+async def _in_own_thread(function: Callable[[], T], *, behind_others: bool) -> T:
+    """Run a function in a thread, which others may go before, and do not return before it has, even if cancelled."""
     result: Future[T] = Future()
 
     def run() -> None:
         try:
             # On Linux it is of a thread, whatever POSIX says; and it is never taken back, so a pool's thread won't do.
-            os.setpriority(os.PRIO_PROCESS, 0, min(19, os.getpriority(os.PRIO_PROCESS, 0) + _NICE))
+            if behind_others:
+                os.setpriority(os.PRIO_PROCESS, 0, min(19, os.getpriority(os.PRIO_PROCESS, 0) + _NICE))
             result.set_result(function())
         except BaseException as error:
             result.set_exception(error)

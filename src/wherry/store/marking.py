@@ -170,10 +170,13 @@ class Marker:
         """Take the path of a database; it is opened when it is needed."""
         self._path = path
         self._connection: sqlite3.Connection | None = None
+        #: Seconds of the processor that the last mark took.
+        self.took = 0.0
 
     def mark(self, now: int) -> Garbage:
         """Return what is garbage at a time, in nanoseconds. Blocks; for any thread, one at a time."""
         connection = self._connection or self._open()
+        began = time.thread_time()
         connection.execute("BEGIN")  # the first query fixes the view, until the end
         try:
             _find_expired(connection, now)
@@ -183,6 +186,7 @@ class Marker:
             return _garbage(connection)
         finally:
             connection.execute("ROLLBACK")  # which empties the tables too
+            self.took = time.thread_time() - began
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
