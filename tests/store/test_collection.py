@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from wherry.store.containers import Container, ContainerStore
 from wherry.store.database import Database
 from wherry.store.images import Image, ImageStore, Target
 from wherry.store.leases import LeaseStore
+from wherry.store.marking import Garbage, Marker
 
 DIGESTS = [f"sha256:{number:064x}" for number in range(8)]
 
@@ -201,3 +203,26 @@ async def test_a_ring_goes_and_so_does_what_is_behind_it(database: Database) -> 
     await blob(database, DIGESTS[5], f'{{"containerd.io/gc.bref.content": "{DIGESTS[1]}"}}')
     await collection.collect(database)
     assert blobs(database) == set()
+
+
+async def test_a_long_mark_goes_behind_others(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nice() -> int:
+        return os.getpriority(os.PRIO_PROCESS, 0)
+
+    seen: list[int] = []
+    mark = Marker.mark
+
+    def watched(self: Marker, now: int) -> Garbage:
+        seen.append(nice())
+        garbage = mark(self, now)
+        self.took = 0.1
+        return garbage
+
+    monkeypatch.setattr(Marker, "mark", watched)
+    usual = nice()
+    marker = Marker(database.path)
+    for _ in range(3):
+        await collection.collect(database, marker=marker)
+    marker.close()
+    assert seen == [usual, *[min(19, usual + 10)] * 2]  # not more each time
+    assert nice() == usual

@@ -122,6 +122,33 @@ async def _collect_meanwhile(stores: Stores, world: World, rounds: list[list[tup
     assert inventory.garbage() == set()
 
 
+@pytest.mark.parametrize("chain", [(1, 2, 3), (3, 2, 1)])
+async def test_what_refers_goes_first(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, chain: tuple[int, int, int]
+) -> None:
+    """Of a chain whose first was deleted, the second is found and referred to: the third is there with it.
+
+    Both ways round, since one of them may be the order in which the database has them.
+    """
+    monkeypatch.setattr(collection, "_BATCH", 1)
+    first, second, third = chain
+    maker = Maker(Client(stores.channel(), "n"))
+    await maker.make(World())
+    await maker.blob(third)
+    await maker.blob(second, [("ref.content", ("content", third))])
+    await maker.blob(first, [("ref.content", ("content", second))])
+    await maker.client.leases.delete("hold")
+    await stores.database.write(collection._watch)
+    sweep = collection._Sweep(marking.Marker(stores.database.path).mark(time.time_ns()))
+    await stores.database.write(sweep.step)
+    await maker.image(1, second)
+    while not sweep.done:
+        await stores.database.write(sweep.step)
+    await stores.database.write(collection._unwatch)
+    assert (await maker.inventory()).nodes() >= {("content", digest(second)), ("content", digest(third))}
+    assert ("content", digest(first)) not in (await maker.inventory()).nodes()
+
+
 async def test_pulls_beside_collections(stores: Stores) -> None:
     """Blobs are committed under leases, referred to and let go while one collection follows another."""
 

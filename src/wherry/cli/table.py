@@ -66,13 +66,11 @@ class Table:
 
     def print(self) -> None:
         """Print it on standard output."""
-        widths = [max(map(len, column)) for column in zip(*self._rows, strict=True)]
-        for row in self._rows:
-            cells = [
-                cell.rjust(width) if number in self._right else cell.ljust(width)
-                for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ]
-            print("  ".join(cells).rstrip())
+        columns: list[list[str]] = []
+        for number, column in enumerate(zip(*self._rows, strict=True)):
+            width = max(map(len, column))
+            columns.append([cell.rjust(width) if number in self._right else cell.ljust(width) for cell in column])
+        print("\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True)))
 
 
 def print_json(value: Any) -> None:

@@ -82,8 +82,8 @@ class _Store:
         self._content = client.content
         self._prefix = blobs + "/"
         self._shared = shared
-        #: The platform in a config, by what stands there: there are few.
-        self._platforms: dict[tuple[Any, Any, Any], Platform | None] = {}
+        #: The platform in a config, "" for none, by what stands there: there are few.
+        self._platforms: dict[tuple[Any, Any, Any], str] = {}
 
     @classmethod
     async def find(cls, client: Client) -> _Store | None:
@@ -112,8 +112,9 @@ class _Store:
                 await self._add_index(document, target.media_type, blobs, platforms)
         except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError):
             raise _Unusual from None
-        if any(type(size) is not int or size < 0 for size in blobs.values()):
-            raise _Unusual
+        for size in blobs.values():
+            if type(size) is not int or size < 0:
+                raise _Unusual
         return Summary(sum(blobs.values()), sorted(platforms))
 
     async def _add_index(
@@ -146,15 +147,17 @@ class _Store:
         blobs[config["digest"]] = config["size"]
         for layer in manifest["layers"]:
             blobs[layer["digest"]] = layer["size"]
-        platform = (self._platform(named) if named else None) or self._platform(document)
-        if platform is not None:
-            platforms.add(str(platform))
+        platform = (self._platform(named) if named else "") or self._platform(document)
+        if platform:
+            platforms.add(platform)
 
-    def _platform(self, value: dict[str, Any]) -> Platform | None:
+    def _platform(self, value: dict[str, Any]) -> str:
         key = value.get("os"), value.get("architecture"), value.get("variant")
-        if key not in self._platforms:
-            self._platforms[key] = Platform.from_json(value)
-        return self._platforms[key]
+        found = self._platforms.get(key)
+        if found is None:
+            platform = Platform.from_json(value)
+            found = self._platforms[key] = "" if platform is None else str(platform)
+        return found
 
     def _read(self, digest: str, size: int) -> dict[str, Any]:
         """Return a blob that is a JSON object. FileNotFoundError for none; _Unusual for what is not, or too long."""
@@ -163,7 +166,7 @@ class _Store:
             raise _Unusual
         fd = os.open(self._prefix + name, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            data = os.read(fd, _MAX)
+            data = os.read(fd, min(size, _MAX) + 1)  # no more room than that: to get and give back much takes longest
         finally:
             os.close(fd)
         if len(data) != size:

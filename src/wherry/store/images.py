@@ -53,7 +53,8 @@ class ImageStore:
         """Return the images that match any of the filters."""
         matches = filters.parse_all(filter_texts)
         rows = self._database.read("SELECT * FROM images WHERE namespace = ? ORDER BY name", (namespace,))
-        return [image for image in map(_from_row, rows) if matches(_adaptor(image))]
+        images = map(_from_row, rows)
+        return [image for image in images if matches(_adaptor(image))] if filter_texts else list(images)
 
     async def create(self, namespace: str, image: Image, lease: str = "") -> Image:
         """Store a new image and return it with its times. AlreadyExists for a name in use.
@@ -169,10 +170,9 @@ def _to_row(namespace: str, image: Image) -> tuple[object, ...]:
 
 
 def _from_row(row: sqlite3.Row) -> Image:
-    target = Target(
-        row["target_media_type"], row["target_digest"], row["target_size"], json.loads(row["target_annotations"])
-    )
-    return Image(row["name"], target, labels.decode(row["labels"]), row["created_at"], row["updated_at"])
+    _namespace, name, own, media_type, digest, size, annotations, created_at, updated_at = row
+    target = Target(media_type, digest, size, labels.decode(annotations))
+    return Image(name, target, labels.decode(own), created_at, updated_at)
 
 
 def _adaptor(image: Image) -> filters.Adaptor:

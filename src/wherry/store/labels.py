@@ -32,6 +32,8 @@ def encode(labels: Mapping[str, str]) -> str:
 
 def decode(text: str) -> dict[str, str]:
     """Return stored labels."""
+    if text == "{}":
+        return {}  # as most have it, in thousands of rows
     labels: dict[str, str] = json.loads(text)
     return labels
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from wherry.api import typeurl
@@ -13,6 +14,9 @@ from wherry.daemon.exchange import Exchange
 from wherry.rpc.context import CallContext
 from wherry.rpc.service import Service
 from wherry.store.images import Image, ImageStore, Target
+
+#: Images that become messages before others have their turn.
+_TURN = 50
 
 
 class ImagesService(Service):
@@ -29,8 +33,12 @@ class ImagesService(Service):
         return api.GetImageResponse(image=_to_message(self._store.get(context.namespace, request.name)))
 
     async def list(self, request: Any, context: CallContext) -> api.ListImagesResponse:
-        found = self._store.list(context.namespace, request.filters)
-        return api.ListImagesResponse(images=[_to_message(image) for image in found])
+        response = api.ListImagesResponse()
+        for number, image in enumerate(self._store.list(context.namespace, request.filters), start=1):
+            response.images.append(_to_message(image))
+            if number % _TURN == 0:
+                await asyncio.sleep(0)
+        return response
 
     async def create(self, request: Any, context: CallContext) -> api.CreateImageResponse:
         made = await self._store.create(context.namespace, _from_message(request.image), context.lease)
@@ -60,12 +68,12 @@ class ImagesService(Service):
 def _to_message(image: Image) -> api.Image:
     return api.Image(
         name=image.name,
-        labels=image.labels,
+        labels=image.labels or None,
         target=Descriptor(
             media_type=image.target.media_type,
             digest=image.target.digest,
             size=image.target.size,
-            annotations=image.target.annotations,
+            annotations=image.target.annotations or None,
         ),
         created_at=typeurl.timestamp(image.created_at),
         updated_at=typeurl.timestamp(image.updated_at),
