@@ -17,6 +17,7 @@ from wherry.store.database import Database
 from wherry.store.images import Image, ImageStore, Target
 from wherry.store.leases import LeaseStore
 from wherry.store.marking import Garbage, Marker
+from wherry.store.sandboxes import Sandbox, SandboxStore
 
 DIGESTS = [f"sha256:{number:064x}" for number in range(8)]
 
@@ -117,6 +118,15 @@ async def test_a_container_keeps_its_snapshot_and_a_root_label_its_blob(database
     await ContainerStore(database).create("n", container)
     await collection.collect(database)
     assert (blobs(database), snapshots(database)) == ({DIGESTS[0]}, {"parent", "box"})
+
+
+async def test_a_sandbox_keeps_what_its_labels_name(database: Database) -> None:
+    await blob(database, DIGESTS[0])
+    await blob(database, DIGESTS[1])
+    labels = {"containerd.io/gc.ref.content.config": DIGESTS[0]}
+    await SandboxStore(database).create("n", Sandbox("pod", labels=labels, runtime_name="r", sandboxer="shim"))
+    await collection.collect(database)
+    assert blobs(database) == {DIGESTS[0]}
 
 
 async def test_a_blob_of_two_namespaces_stays_until_neither_has_it(database: Database) -> None:

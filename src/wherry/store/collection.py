@@ -63,6 +63,7 @@ _WATCHED = {
     "content": ("'content'", "NEW.digest"),
     "images": ("'images'", "NEW.name"),
     "containers": ("'containers'", "NEW.id"),
+    "sandboxes": ("'sandboxes'", "NEW.id"),
     "ingests": ("'ingests'", "NEW.ref"),
     "leases": ("'leases'", "NEW.id"),
     "lease_resources": ("NEW.type", "NEW.id"),
@@ -227,6 +228,7 @@ _KEYS = {
     "content": "digest",
     "images": "name",
     "containers": "id",
+    "sandboxes": "id",
     "ingests": "ref",
     "snapshots": "key",
 }

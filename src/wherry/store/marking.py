@@ -1,7 +1,7 @@
 """The mark of a collection: what nothing refers to in one consistent view of the database, by containerd's rules.
 
-Roots are images (unless their own ``containerd.io/gc.expire`` has passed), containers, leases that have not expired and
-what they hold, ingests that have not expired, and any blob or snapshot labelled ``containerd.io/gc.root``. From there:
+Roots are images (unless their own ``containerd.io/gc.expire`` has passed), containers, sandboxes, leases that have not expired
+and what they hold, ingests that have not expired, and any blob or snapshot labelled ``containerd.io/gc.root``. From there:
 
 * an image keeps its target, a container its snapshot, a snapshot its parent, an ingest the blob it expects;
 * a label ``containerd.io/gc.ref.content`` or ``….image`` (alone, or with ``.x`` or ``/x`` behind it) keeps the digest
@@ -61,6 +61,7 @@ LABELLED = {
     "content": ("'content'", "digest"),
     "images": ("'images'", "name"),
     "containers": ("'containers'", "id"),
+    "sandboxes": ("'sandboxes'", "id"),
     "snapshots": ("'snapshots/' || r.snapshotter", "key"),
 }
 
@@ -295,7 +296,8 @@ def _find_roots(connection: sqlite3.Connection, now: int) -> None:
         node = _text("r.namespace", f"'{table}'", f"r.{key}")
         gone = f"SELECT 1 FROM expired e WHERE e.node = {node}"  # noqa: S608
         insert(node, f"FROM main.{table} r WHERE NOT EXISTS ({gone})")
-    insert(_text("namespace", "'containers'", "id"), "FROM main.containers")
+    for table in ("containers", "sandboxes"):
+        insert(_text("namespace", f"'{table}'", "id"), f"FROM main.{table}")
     # One without such a time has a lease, or had.
     insert(_text("namespace", "'ingests'", "ref"), "FROM main.ingests WHERE expires_at >= ?", now)
     for table in ("content", "snapshots"):
