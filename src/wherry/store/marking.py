@@ -1,7 +1,8 @@
 """The mark of a collection: what nothing refers to in one consistent view of the database, by containerd's rules.
 
-Roots are images (unless their own ``containerd.io/gc.expire`` has passed), containers, sandboxes, leases that have not expired
-and what they hold, ingests that have not expired, and any blob or snapshot labelled ``containerd.io/gc.root``. From there:
+Roots are images (unless their own ``containerd.io/gc.expire`` has passed), containers, sandboxes, leases that have not
+expired and what they hold, ingests that have not expired, and any blob or snapshot labelled ``containerd.io/gc.root``.
+From there:
 
 * an image keeps its target, a container its snapshot, a snapshot its parent, an ingest the blob it expects;
 * a label ``containerd.io/gc.ref.content`` or ``….image`` (alone, or with ``.x`` or ``/x`` behind it) keeps the digest
