@@ -97,7 +97,12 @@ def test_bad_identifiers(wherryd: Wherryd, namespace: str, name: str) -> None:
 
 def test_unknown_image(wherryd: Wherryd, namespace: str) -> None:
     with nothing_more(wherryd, namespace):
-        one_line(wherryd.wherry("run", "--rm", "absent:1", "true", namespace=namespace), 125, "absent:1", "not found")
+        words = ["run", "--rm", "--pull", "never", "absent:1", "true"]
+        one_line(wherryd.wherry(*words, namespace=namespace), 125, "absent:1", "not found")
+        # A name that no name server knows, and no registry's.
+        one_line(
+            wherryd.wherry("run", "--rm", "absent.invalid/a", "true", namespace=namespace), 125, "absent.invalid/a"
+        )
         one_line(wherryd.wherry("image", "export", "-o", "/dev/null", "absent:1", namespace=namespace), 1, "not found")
         failed = wherryd.ctr("run", "--rm", "absent:1", wherryd.id(), "true", namespace=namespace)
         assert (failed.code, failed.error_text) == (1, 'ctr: image "absent:1": not found\n')
