@@ -42,7 +42,7 @@ from wherry.daemon.services.transfer import TransferService
 from wherry.daemon.services.version import VersionService
 from wherry.errors import FailedPrecondition
 from wherry.images import process
-from wherry.linux import ksm, malloc
+from wherry.linux import ksm
 from wherry.rpc.local_channel import LocalChannel
 from wherry.rpc.service import Service
 from wherry.rpc.ttrpc_server import TtrpcServer
@@ -72,7 +72,6 @@ _DATABASE = "meta.db"
 def run(config: Config) -> None:
     """Be the daemon until SIGTERM or SIGINT. FailedPrecondition if another one is in the way."""
     daemon_log.log_to_stderr(config.log_level, config.log_format)
-    malloc.give_back()
     os.umask(0o022)
     try:
         asyncio.run(_run(config))
