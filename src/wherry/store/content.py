@@ -27,14 +27,12 @@ from wherry.errors import (
     Unavailable,
 )
 from wherry.oci import digest as digests
-from wherry.store import filters, labels, leases, namespaces
+from wherry.store import filters, ingest_rows, labels, leases
 from wherry.store.blobs import BlobFiles
 from wherry.store.database import Database
 from wherry.store.following import Following, Progress
 from wherry.store.ingest import IngestData, in_thread, to_the_end
 
-#: How long an ingest that no lease holds is kept.
-_EXPIRY = 24 * 3600 * 1_000_000_000
 #: How long, in seconds, a second writer of an ingest waits for the first: a client may come back before the end of
 #: its last stream is noticed.
 _PATIENCE = 1.0
@@ -222,7 +220,7 @@ class ContentStore:
             ).fetchone()
             if row is None:
                 raise NotFound(f'ingest ref "{ref}"')
-            _forget_ingest(connection, namespace, ref, row["id"])
+            ingest_rows.forget(connection, namespace, ref, row["id"])
             return row["id"], row["expected"]
 
         ingest, expected = await self._database.write(remove)
@@ -244,7 +242,7 @@ class ContentStore:
         await self._lock(namespace, ref)
         try:
             opened = await self._database.write(
-                lambda connection: _open_ingest(connection, namespace, ref, total, expected, lease)
+                lambda connection: ingest_rows.open_ingest(connection, namespace, ref, total, expected, lease)
             )
             if opened is None:
                 # Not raised within the write, so that the lease keeps what it was given.
@@ -316,7 +314,7 @@ class ContentStore:
                     "INSERT INTO content VALUES (?, ?, ?, ?, ?, ?)",
                     (namespace, digest, size, labels.encode(new), now, now),
                 )
-            _forget_ingest(connection, namespace, ref, ingest)
+            ingest_rows.forget(connection, namespace, ref, ingest)
             leases.add_resource(connection, namespace, writer.lease, leases.CONTENT, digest)
             return exists
 
@@ -467,56 +465,6 @@ class _Lock:
         self.released = asyncio.Event()
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    id: int
-    started_at: int
-    new: bool
-    #: Whether what is in the file counts.
-    resume: bool
-    #: The size of the blob of another namespace that stands for this ingest.
-    shared_size: int | None
-
-
-def _open_ingest(
-    connection: sqlite3.Connection, namespace: str, ref: str, total: int, expected: str, lease: str
-) -> _Opened | None:
-    """Make or find an ingest's row; None if the namespace has the expected blob. Either joins the lease."""
-    leases.check(connection, namespace, lease)
-    shared_size: int | None = None
-    if expected:
-        if _row(connection, namespace, expected) is not None:
-            leases.add_resource(connection, namespace, lease, leases.CONTENT, expected)
-            return None
-        shared = connection.execute("SELECT size FROM content WHERE digest = ? LIMIT 1", (expected,)).fetchone()
-        if shared is not None and total in (0, shared["size"]):
-            shared_size = shared["size"]
-    namespaces.ensure(connection, namespace)
-    leases.add_resource(connection, namespace, lease, leases.INGESTS, ref)
-    now = time.time_ns()
-    expires_at = None if lease else now + _EXPIRY
-    row = connection.execute("SELECT * FROM ingests WHERE namespace = ? AND ref = ?", (namespace, ref)).fetchone()
-    if row is None:
-        cursor = connection.execute(
-            "INSERT INTO ingests (namespace, ref, total, expected, started_at, expires_at) VALUES (?, ?, ?, ?, ?, ?)",
-            (namespace, ref, total, expected, now, expires_at),
-        )
-        assert cursor.lastrowid is not None
-        return _Opened(cursor.lastrowid, now, True, True, shared_size)
-    resume = not (total and row["total"] and total != row["total"])
-    connection.execute(
-        "UPDATE ingests SET total = ?, expected = ?, started_at = ?, expires_at = ? WHERE id = ?",
-        (
-            row["total"] if resume else total,
-            expected or row["expected"],
-            row["started_at"] if resume else now,
-            expires_at,
-            row["id"],
-        ),
-    )
-    return _Opened(row["id"], row["started_at"] if resume else now, False, resume, shared_size)
-
-
 @contextlib.contextmanager
 def _full_disk() -> Iterator[None]:
     """Give a full disk the kind that clients understand."""
@@ -526,13 +474,6 @@ def _full_disk() -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceExhausted(f"content store: {os.strerror(error.errno).lower()}") from None
         raise
-
-
-def _forget_ingest(connection: sqlite3.Connection, namespace: str, ref: str, ingest: int) -> None:
-    connection.execute("DELETE FROM ingests WHERE id = ?", (ingest,))
-    connection.execute(
-        "DELETE FROM lease_resources WHERE namespace = ? AND type = ? AND id = ?", (namespace, leases.INGESTS, ref)
-    )
 
 
 def _row(connection: sqlite3.Connection, namespace: str, digest: str) -> sqlite3.Row | None:
