@@ -13,7 +13,6 @@ from typing import Any
 
 from wherry.api import typeurl
 from wherry.api.events import events_pb2
-from wherry.api.types.task import task_pb2
 from wherry.api.types.types_pb2 import Envelope
 from wherry.completion import run_to_completion
 from wherry.daemon.exchange import Exchange
@@ -23,7 +22,15 @@ from wherry.daemon.runtime.bundle import Bundle
 from wherry.daemon.runtime.log import ShimLog
 from wherry.daemon.runtime.sandboxes import Sandboxes
 from wherry.daemon.runtime.shims import ShimProcess, Starter, shim_binary
-from wherry.daemon.runtime.task import CreateRequest, ExitStatus, ShimClient, V1Client, V2Client, wrap_create_error
+from wherry.daemon.runtime.task import (
+    CreateRequest,
+    ExitStatus,
+    ShimClient,
+    V1Client,
+    V2Client,
+    has_container,
+    wrap_create_error,
+)
 from wherry.errors import AlreadyExists, DeadlineExceeded, Error, NotFound, Unavailable, from_status
 from wherry.linux import mount
 from wherry.rpc.local_channel import LocalChannel
@@ -458,7 +465,7 @@ class ShimManager:
         try:
             task = await self._connect(bundle, shim, shim_log)
             task.pid = bundle.init_pid() or 0
-            created = await _has_container(task)
+            created = await has_container(task.client, task.id)
         except (Error, OSError) as error:
             log.warning("shim of %s/%s does not answer: %s", bundle.namespace, bundle.id, error)
             if shim_log is not None:
@@ -486,24 +493,6 @@ class ShimManager:
         """Publish an event that runtime v1 leaves to the daemon; a v2 shim has sent it itself."""
         if task.v1:
             self._publish(task, topic, event)
-
-
-async def _has_container(task: Task) -> bool:
-    try:
-        return bool(await task.client.pids(task.id)) or await _stopped(task)
-    except NotFound:
-        return False
-    except Error:
-        return await _stopped(task)
-
-
-async def _stopped(task: Task) -> bool:
-    """Tell whether the shim holds a container that has ended and waits to be deleted."""
-    try:
-        state = await task.client.state(task.id, "")
-    except NotFound:
-        return False
-    return state.status != task_pb2.UNKNOWN
 
 
 def _task_create(task: Task, request: CreateRequest) -> events_pb2.TaskCreate:

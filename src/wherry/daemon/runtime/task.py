@@ -12,7 +12,7 @@ from wherry.api.types import types_pb2
 from wherry.api.types.task import task_pb2
 from wherry.api.wellknown_pb2 import Any as AnyMessage
 from wherry.api.wellknown_pb2 import Empty, Timestamp
-from wherry.errors import Error, Unimplemented
+from wherry.errors import Error, NotFound, Unimplemented
 from wherry.rpc.channel import Stub
 from wherry.rpc.context import metadata_for
 from wherry.shim import metrics
@@ -329,6 +329,22 @@ def _process(response: Any, id: str) -> task_pb2.Process:
         exit_status=response.exit_status,
         exited_at=response.exited_at if response.HasField("exited_at") else None,
     )
+
+
+async def has_container(client: ShimClient, id: str) -> bool:
+    """Tell whether a shim holds a container, one that has ended and waits to be deleted included."""
+    try:
+        if await client.pids(id):
+            return True
+    except NotFound:
+        return False
+    except Error:
+        pass  # it may have ended: its state tells
+    try:
+        state = await client.state(id, "")
+    except NotFound:
+        return False
+    return state.status != task_pb2.UNKNOWN
 
 
 def wrap_create_error(error: Error) -> Error:
